@@ -1,0 +1,65 @@
+# Every target sets up what it needs: .venv with the project and its tools, at the pinned versions.
+# PYTHON chooses the interpreter of a new .venv; ARGS goes to the command that a target runs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+PACKAGES := aio_sched streams buffers
+TYPED := $(PACKAGES) $(wildcard tests examples benchmarks tools)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test coverage check format bench gpu clean
+
+help:
+	@echo "make demo      generate text through the overlap scheduler, then without overlap"
+	@echo "make test      run the tests"
+	@echo "make coverage  run the tests and require 90 % branch coverage"
+	@echo "make check     format, lint, types, import contracts"
+	@echo "make format    apply the formatter and the safe fixes of the linter"
+	@echo "make bench     wake latency of the bridge, then the loop against its rivals"
+	@echo "make gpu       the tests and the benchmarks that need an accelerator"
+	@echo "make clean     remove what the targets made, .venv included"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11; run make PYTHON=/path/to/a/newer/python" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+
+# torch comes first and alone: it is the one large download, and its failure should be the first thing to see.
+$(INSTALLED): pyproject.toml constraints.txt $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt torch
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/aio-sched demo $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(ARGS)
+
+coverage: $(INSTALLED)
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(TYPED)
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)
+	$(BIN)/aio-sched bench bridge $(ARGS)
+	$(BIN)/aio-sched bench loop $(ARGS)
+
+gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+	$(BIN)/python -m benchmarks.gpu
+
+clean:
+	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

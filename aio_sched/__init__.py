@@ -1,0 +1,80 @@
+"""aio-sched: keep an accelerator busy from inside an asyncio service.
+
+The loop     loop.py (overlapped, sequential), turn.py, lifecycle.py, barrier.py
+What you write   stages.py: ``Pipeline``, ``Step``
+What you see     monitor.py, trace/, metrics/, loop_lag.py
+On top       engine/ (continuous batching of a language model), cli.py, bench/
+
+Device streams are in ``streams``, memory that crosses steps in ``buffers``; import
+everything from here.
+"""
+
+from aio_sched._siblings import check_siblings
+
+check_siblings()
+
+# The siblings are checked before anything imports them.
+# ruff: noqa: E402, F403
+import buffers
+import streams
+from aio_sched.barrier import WarBarrier, WarPolicy
+from aio_sched.config import SchedulerConfig
+from aio_sched.engine.engine import Engine
+from aio_sched.engine.errors import (
+    EngineBusyError,
+    PromptError,
+    RequestAbortedError,
+    RequestBusyError,
+    RequestFailedError,
+)
+from aio_sched.engine.requests import FinishReason, Request, SamplingParams
+from aio_sched.engine.weights import load_model
+from aio_sched.errors import (
+    InboxFullError,
+    PipelineBusyError,
+    SchedulerClosedError,
+    StageTypeError,
+    StepAbortedError,
+)
+from aio_sched.inbox import Inbox
+from aio_sched.loop import OverlapScheduler, SequentialScheduler
+from aio_sched.loop_lag import LoopLagMonitor
+from aio_sched.metrics import SchedulerStats
+from aio_sched.monitor import SchedulerMonitor
+from aio_sched.stages import HostCopy, Pipeline, Step
+from aio_sched.trace import TraceRecorder
+from buffers import *
+from streams import *
+
+__all__ = [
+    "Engine",
+    "EngineBusyError",
+    "FinishReason",
+    "HostCopy",
+    "Inbox",
+    "InboxFullError",
+    "LoopLagMonitor",
+    "OverlapScheduler",
+    "Pipeline",
+    "PipelineBusyError",
+    "PromptError",
+    "Request",
+    "RequestAbortedError",
+    "RequestBusyError",
+    "RequestFailedError",
+    "SamplingParams",
+    "SchedulerClosedError",
+    "SchedulerConfig",
+    "SchedulerMonitor",
+    "SchedulerStats",
+    "SequentialScheduler",
+    "StageTypeError",
+    "Step",
+    "StepAbortedError",
+    "TraceRecorder",
+    "WarBarrier",
+    "WarPolicy",
+    "load_model",
+]
+__all__ += buffers.__all__
+__all__ += streams.__all__

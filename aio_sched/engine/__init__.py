@@ -1,0 +1,10 @@
+"""Continuous batching of a language model, on top of the loop.
+
+engine.py      ``Engine``: prompts in, token streams out
+requests.py    ``Request``, ``SamplingParams``, ``FinishReason``
+admission.py   which requests make the next step (pure)
+pipeline.py    the three stages
+model.py       the built-in byte-level transformer; weights.py loads it
+kv_cache.py    its keys and values, by slot
+sampling.py    greedy and seeded sampling on the device
+"""

@@ -1,0 +1,259 @@
+"""Continuous batching of a language model as a pipeline.
+
+Every step has one of two fixed shapes, so that a row's result does not depend on its
+neighbours: a prefill of ``prefill_rows`` chunks, or a decode of ``max_running`` rows.
+Rows without a request use slot 0, the padding row. The token that a step samples
+reaches the next step through the relay, on the device: the host schedules decode n+1
+before it has seen token n, and discards what was sampled past the end of a text.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aio_sched.engine.admission import Limits, Plan, plan_step
+from aio_sched.engine.kv_cache import KVCache
+from aio_sched.engine.model import EOS, ByteTransformer
+from aio_sched.engine.requests import FinishReason, Request
+from aio_sched.engine.sampling import sample
+from aio_sched.engine.table import StepTable, decode_rows, decode_shape, prefill_rows, prefill_shape
+from aio_sched.errors import SchedulerClosedError, StepAbortedError
+from aio_sched.stages import HostCopy, Pipeline, Step
+from buffers.relay import RelayBuffer
+from buffers.slots import SlotAllocator
+from buffers.staging import StagingRing
+from streams.device import Device
+from streams.launch import Launch
+
+__all__ = ["Batch", "GenerationPipeline"]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What one step works on.
+
+    Attributes:
+        requests: by row; their slots are claimed until the step has left the device.
+        samples: whether the row's sampled token belongs to its request.
+        table: the step's ``StepTable`` on the device; every step has its own.
+    """
+
+    requests: tuple[Request, ...]
+    samples: tuple[bool, ...]
+    is_prefill: bool
+    table: Launch[Tensor]
+
+
+class GenerationPipeline(Pipeline[Batch, HostCopy]):
+    """Continues the requests given to ``add``.
+
+    Args:
+        model: on ``device``.
+        device: where the KV cache and the relay are allocated, which blocks.
+        limits: sizes of a step; ``max_running`` requests hold a slot at once.
+        depth: steps that the scheduler may have in flight.
+
+    Attributes:
+        waiting: requests without a slot, oldest first.
+        running: requests with a slot, oldest first; ended ones too, while a step that
+            uses their slot is on the device.
+        is_empty: set while there is neither, and once the scheduler has stopped.
+
+    Raises:
+        ValueError: a size below 1, or a model on another device or not of bytes.
+    """
+
+    def __init__(
+        self, model: ByteTransformer, device: Device, limits: Limits, *, depth: int = 2
+    ) -> None:
+        _check(model, device, limits)
+        self.limits = limits
+        self.max_len = model.config.max_len
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.is_empty = asyncio.Event()
+        self.is_empty.set()
+        self._model = model
+        num_slots = limits.max_running
+        self._slots = SlotAllocator(num_slots)
+        self._cache = KVCache(model.config, num_slots, device=device.torch_device)
+        # RAW: steps read the cache's zeros, written on torch's current stream; this waits for it.
+        self._relay = RelayBuffer(device, num_slots, {"tokens": torch.int64})
+        # One upload a step: a block for each step in flight and one never run out.
+        self._decode_staging, self._prefill_staging = (
+            StagingRing(device, shape, torch.int64, depth=depth + 1)
+            for shape in (decode_shape(limits), prefill_shape(limits))
+        )
+        self._after_prefill = False
+
+    @property
+    def num_free_slots(self) -> int:
+        """Slots that the next step can give to waiting requests."""
+        return self._slots.num_free
+
+    # For the engine ---------------------------------------------------------
+
+    def add(self, request: Request) -> None:
+        """Queue a request; the caller wakes the scheduler."""
+        self.waiting.append(request)
+        self.is_empty.clear()
+
+    def finish(
+        self, request: Request, reason: FinishReason, error: BaseException | None = None
+    ) -> None:
+        """End a request; its slot is free once no step on the device uses it."""
+        request.end(reason, error)
+        self._let_go(request)
+
+    # Stages -----------------------------------------------------------------
+
+    async def prepare(self, step: Step) -> Batch | None:
+        """Admit, choose and upload; has no await, so that no choice is left half made."""
+        self._admit()
+        plan = plan_step(self.running, self.limits, after_prefill=self._after_prefill)
+        requests = tuple(chunk.request for chunk in plan.prefill) or plan.decode
+        if not requests:
+            return None
+        self._after_prefill = bool(plan.prefill)
+        table = self._upload(step, plan, requests)
+        self._claim(step, requests)
+        samples = tuple(chunk.is_last for chunk in plan.prefill) or (True,) * len(requests)
+        _advance(plan)
+        return Batch(requests, samples, bool(plan.prefill), table)
+
+    async def forward(self, step: Step, inputs: Batch) -> HostCopy:
+        """Enqueue the model, the sampling and the copy of the tokens."""
+        # Nothing of prepare's is read later than this: a step's table is its own.
+        step.shared_read_done()
+        run = self._run_prefill if inputs.is_prefill else self._run_decode
+        return step.copy_to_host(step.launch(run, inputs.table))
+
+    async def publish(self, step: Step, inputs: Batch, output: HostCopy) -> None:
+        """Hand each request its token."""
+        tokens: list[int] = (await output).tolist()
+        for request, token, is_sampled in zip(
+            inputs.requests, tokens, inputs.samples, strict=False
+        ):
+            if is_sampled:
+                request.take(token, EOS)
+                self._let_go(request)
+
+    def failed(self, step: Step, inputs: Batch | None, error: BaseException) -> None:
+        """End the requests of the step with its error."""
+        if inputs is None:  # prepare has ended those whose table it could not upload
+            super().failed(step, inputs, error)
+            return
+        is_stop = isinstance(error, StepAbortedError)
+        reason = FinishReason.ABORTED if is_stop else FinishReason.ERROR
+        self._finish_all(inputs.requests, reason, error)
+
+    def closed(self, error: BaseException | None) -> None:
+        """End what waits and what runs: no step will come."""
+        reason = FinishReason.ABORTED if error is None else FinishReason.ERROR
+        error = error or SchedulerClosedError("the engine stopped before the text was complete")
+        self._finish_all((*self.waiting, *self.running), reason, error)
+        # A device that hangs keeps its slots for ever, but nobody shall wait for that.
+        self.is_empty.set()
+
+    # On the device ----------------------------------------------------------
+
+    @torch.inference_mode()
+    def _run_prefill(self, rows: Tensor) -> Tensor:
+        table = StepTable(rows)
+        logits = self._model.prefill(
+            table.tokens, table.slots, table.starts, table.lengths, self._cache
+        )
+        return self._sample(table, logits)
+
+    @torch.inference_mode()
+    def _run_decode(self, rows: Tensor) -> Tensor:
+        table = StepTable(rows)
+        # RAW: reads the token rows that the step before has stashed; one stream, FIFO.
+        tokens = self._relay.gather_rows(table.slots)["tokens"]
+        logits = self._model.decode(tokens, table.slots, table.starts, self._cache)
+        return self._sample(table, logits)
+
+    def _sample(self, table: StepTable, logits: Tensor) -> Tensor:
+        positions = table.starts + table.lengths
+        tokens = sample(logits, table.temperatures, table.seeds, positions)
+        self._relay.stash_rows(table.stash_slots, tokens=tokens)
+        return tokens
+
+    # Bookkeeping ------------------------------------------------------------
+
+    def _admit(self) -> None:
+        while self.waiting and self._slots.num_free:
+            request = self.waiting.popleft()
+            request.slot = self._slots.take(f"request {request.id}")
+            self.running.append(request)
+
+    def _upload(
+        self, step: Step, plan: Plan[Request], requests: Sequence[Request]
+    ) -> Launch[Tensor]:
+        if plan.prefill:
+            rows, staging = prefill_rows(plan.prefill, self.limits), self._prefill_staging
+        else:
+            rows, staging = decode_rows(plan.decode, self.limits), self._decode_staging
+        try:
+            return staging.upload(step.schedule_stream, rows)
+        except Exception as error:
+            # Now, because when ``failed`` is told, later steps have been planned.
+            self._finish_all(requests, FinishReason.ERROR, error)
+            raise
+
+    def _claim(self, step: Step, requests: Sequence[Request]) -> None:
+        for request in requests:
+            request.num_claims += 1
+        # WAR: a next owner's prefill rewrites KV rows and the relay row that this step uses.
+        step.when_done(lambda: self._unclaim(requests))
+
+    def _unclaim(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            request.num_claims -= 1
+            self._let_go(request)
+
+    def _finish_all(
+        self, requests: Sequence[Request], reason: FinishReason, error: BaseException
+    ) -> None:
+        for request in requests:
+            self.finish(request, reason, error)
+
+    def _let_go(self, request: Request) -> None:
+        """Free the slot of a request that has ended and that no step uses."""
+        if request.finish is None or request.num_claims:
+            return
+        if request.slot is not None:
+            self._slots.give_back(request.slot)
+            request.slot = None
+            self.running.remove(request)
+        elif request in self.waiting:
+            self.waiting.remove(request)
+        if not self.waiting and not self.running:
+            self.is_empty.set()
+
+
+def _check(model: ByteTransformer, device: Device, limits: Limits) -> None:
+    for name, size in limits._asdict().items():
+        if size < 1:
+            raise ValueError(f"{name}={size} is below 1; a step needs at least one")
+    where = model.embed.weight.device
+    if where.type != device.torch_device.type:
+        raise ValueError(
+            f"the model is on {where} and the engine's device is {device.torch_device}; "
+            f"move it with model.to({str(device.torch_device)!r})"
+        )
+    if model.config.vocab != 256:
+        raise ValueError(f"the model has vocab={model.config.vocab}; the engine needs 256, bytes")
+
+
+def _advance(plan: Plan[Request]) -> None:
+    """Count what the plan schedules."""
+    for chunk in plan.prefill:
+        chunk.request.num_prefilled += chunk.length
+        chunk.request.num_scheduled += chunk.is_last
+    for request in plan.decode:
+        request.num_scheduled += 1

@@ -1,0 +1,1 @@
+"""Benchmarks for developers; what users run is ``aio-sched bench``."""

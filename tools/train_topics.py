@@ -1,0 +1,188 @@
+"""Train the built-in model on the language reference that every Python carries.
+
+    python tools/train_topics.py --minutes 36 --compile
+    python tools/train_topics.py --minutes 36 --compile --resume --rate 2e-3 --seed 1
+
+The text is ``pydoc_data.topics``: its topics in their order, each ended by byte 0. The last 5 % are
+held out. Equal steps, seed, machine and versions give equal weights; with ``--minutes`` the speed
+of the machine decides how many steps there are.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aio_sched.engine.model import ByteTransformer, ModelConfig
+from aio_sched.engine.weights import TOPICS, load_model, save_model
+
+# Windows grow while the batch keeps its size: short ones are cheap and teach spelling and words,
+# and only the long ones at the end show the model every position that it can be asked for.
+BATCH_TOKENS = 1024
+WINDOWS = ((0.45, 128), (0.85, 256), (1.0, 512))
+WARM_UP_STEPS = 100
+
+
+class Corpus(NamedTuple):
+    """The text: int64 ``[bytes]`` each, and the SHA-256 of both together."""
+
+    training: Tensor
+    held_out: Tensor
+    sha256: str
+
+
+class Progress(NamedTuple):
+    """How far training is: losses in nats per byte; ``done`` is the part of the budget used up."""
+
+    step: int
+    elapsed_s: float
+    done: float
+    train_loss: float
+
+
+def read_corpus() -> Corpus:
+    """Return all topics, each followed by byte 0, divided for training and validation."""
+    raw = b"".join(text.encode() + b"\0" for text in topics.values())
+    text = torch.frombuffer(bytearray(raw), dtype=torch.uint8).long()
+    end = len(text) * 95 // 100
+    return Corpus(text[:end], text[end:], hashlib.sha256(raw).hexdigest())
+
+
+def initialise(model: ByteTransformer) -> None:
+    """Draw the weights: each block starts as the identity, so that depth costs no warm-up."""
+    nn.init.normal_(model.embed.weight, std=0.02)
+    for name, weight in model.blocks.named_parameters():
+        if name.endswith(("out.weight", "down.weight")):
+            nn.init.zeros_(weight)
+        elif weight.ndim == 2:
+            nn.init.normal_(weight, std=0.6 / math.sqrt(weight.shape[1]))
+
+
+def make_optimizer(model: ByteTransformer) -> torch.optim.Optimizer:
+    """Return AdamW that decays the matrices of the blocks only."""
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if all(p is not m for m in matrices)]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
+
+def rate_factor(at: Progress) -> float:
+    """Return the learning rate relative to its peak: linear warm-up, then a cosine to 3 %."""
+    return min(1.0, (at.step + 1) / WARM_UP_STEPS) * (0.515 + 0.485 * math.cos(math.pi * at.done))
+
+
+def draw_windows(text: Tensor, done: float) -> Tensor:
+    """Draw windows of the text, int64 ``[rows, length + 1]``; the length grows with ``done``."""
+    length = next(length for until, length in WINDOWS if done <= until)
+    starts = torch.randint(0, len(text) - length, (BATCH_TOKENS // length, 1))
+    return text[starts + torch.arange(length + 1)]
+
+
+def loss_of(forward: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """Return the mean cross entropy in nats per byte, float32 scalar."""
+    logits = forward(batch[:, :-1])
+    return functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+
+
+@torch.no_grad()
+def validate(model: ByteTransformer, text: Tensor) -> float:
+    """Return the mean loss over consecutive windows of 257 bytes."""
+    windows = text[: len(text) // 257 * 257].view(-1, 257)
+    return sum(float(loss_of(model, window[None])) for window in windows) / len(windows)
+
+
+def advance(at: Progress, began: float, loss: float, args: argparse.Namespace) -> Progress:
+    """Count a step; the budget is spent by steps or by minutes, whichever runs out first."""
+    step, elapsed_s = at.step + 1, time.monotonic() - began
+    train_loss = at.train_loss + (loss - at.train_loss) / min(step, 100)
+    done = min(1.0, max(step / args.steps, elapsed_s / (60 * args.minutes)))
+    return Progress(step, elapsed_s, done, train_loss)
+
+
+def runs_of(path: Path) -> list[dict[str, object]]:
+    """Return the facts of each run of this script that made a weights file."""
+    with safe_open(path, framework="pt") as file:
+        runs: list[dict[str, object]] = json.loads(file.metadata()["runs"])
+    return runs
+
+
+def facts_of(corpus: Corpus, at: Progress, val_loss: float, seed: int) -> dict[str, object]:
+    """Return what there is to know of this run, so that a file says where it comes from."""
+    return {
+        "text": f"pydoc_data.topics of Python {platform.python_version()}",
+        "text_sha256": corpus.sha256,
+        "torch": torch.__version__,
+        "seed": seed,
+        "steps": at.step,
+        "bytes_seen": at.step * BATCH_TOKENS,
+        "train_loss": round(at.train_loss, 4),
+        "val_loss": round(val_loss, 4),
+    }
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train, and write the weights every few minutes and at the end."""
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+    corpus = read_corpus()
+    former = runs_of(args.out) if args.resume else []
+    model = load_model(args.out) if args.resume else ByteTransformer(ModelConfig())
+    model.requires_grad_(True)
+    if not args.resume:
+        initialise(model)
+    optimizer = make_optimizer(model)
+    # Any: torch does not annotate what compile returns, nor Tensor.backward.
+    forward: Any = torch.compile(model, dynamic=False) if args.compile else model
+
+    began = saved = time.monotonic()
+    at = Progress(0, 0.0, 0.0, math.log(256))
+    while at.done < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = args.rate * rate_factor(at)
+        loss: Any = loss_of(forward, draw_windows(corpus.training, at.done))
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        at = advance(at, began, loss.item(), args)
+        if at.step % 200 == 0:
+            print(f"{at.elapsed_s:6.0f} s  step {at.step}  train {at.train_loss:.4f}", flush=True)
+        if at.done == 1 or time.monotonic() - saved > 60 * args.checkpoint_minutes:
+            saved = time.monotonic()
+            facts = facts_of(corpus, at, validate(model, corpus.held_out), args.seed)
+            print(facts, flush=True)
+            save_model(model, args.out, {"runs": json.dumps([*former, facts])})
+
+
+def main() -> None:
+    """Parse the options and train."""
+    parser = argparse.ArgumentParser(
+        description="Train the built-in model.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=TOPICS, help="safetensors file to write")
+    parser.add_argument("--resume", action="store_true", help="go on from the weights in OUT")
+    parser.add_argument("--steps", type=int, default=8000, help="steps of 1024 bytes")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time")
+    parser.add_argument("--checkpoint-minutes", type=float, default=4.0, help="between two files")
+    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the windows")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--compile", action="store_true", help="1.4x faster; needs a C++ compiler")
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
