@@ -131,7 +131,7 @@ def _add_bench_loop(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, ... (cpu)")
     parser.add_argument("--device-ms", type=float, action="append", help="length of a step's work")
     parser.add_argument("--host-share", type=float, action="append", help="host work, 0 to 1")
-    parser.add_argument("--depth", type=int, default=2, help="steps in flight (2)")
+    parser.add_argument("--depth", type=int, help="steps in flight (2, more for short steps)")
     parser.add_argument("--host-work", choices=("native", "python"), default="native")
     parser.set_defaults(run=_bench_loop)
 

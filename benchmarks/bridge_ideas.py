@@ -7,14 +7,13 @@
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 from aio_sched.bench.bridge import LOOPS
 from aio_sched.bench.emulated import TimedDevice
-from aio_sched.bench.report import percentiles, print_table, table
+from aio_sched.bench.report import percentiles, print_table, show_progress, table
 from aio_sched.bench.rivals import BridgeRival
 from aio_sched.bench.wake import Config, Samples, WakeRun
 from streams.governed_pace import GovernedPace
@@ -116,9 +115,9 @@ def main() -> None:
         rows = IDEAS[idea]()
         for round_ in range(options.rounds):
             for row in rows if round_ % 2 else reversed(rows):
-                print(f"\r{idea} {round_} {row.load} {row.variant:<30}", end="", file=sys.stderr)
+                show_progress(f"{idea} {round_} {row.load} {row.variant}")
                 row.run(options.loop, options.seconds / options.rounds, seed=round_)
-        print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
+        show_progress("")
         columns = ("load", "work", "variant", "wake us: p50", "p99", "CPU %")
         print_table(table(f"{idea} ({options.loop})", columns, (row.line() for row in rows)))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from aio_sched.bench.device_work import device_worker
+from aio_sched.bench.device_work import DeviceWork, Worker, device_worker
 from streams.device import Device, IssueMode, Platform, open_device
 from streams.stream import Stream
 
@@ -133,9 +133,9 @@ def _queries(device: Device, pending: bool, busy: bool) -> Iterator[dict[str, Ca
             stream.close()
 
 
-def _fill(stream: Stream, worker: Callable[[float], Callable[[Any], Any]]) -> None:
+def _fill(stream: Stream, worker: Worker) -> None:
     for _ in range(4):
-        stream.launch(worker(_PENDING_S / 4), None)
+        stream.launch(worker(_PENDING_S / 4).queued(), None)
 
 
 def _native_event(device: Device, stream: Stream) -> Any:
@@ -168,8 +168,8 @@ def _nothing() -> None:
     """Put nothing on the device."""
 
 
-def _block(stream: Stream, work: Callable[[Any], Any]) -> None:
-    stream.block_until(stream.launch(work, None).event.number)
+def _block(stream: Stream, work: DeviceWork) -> None:
+    stream.block_until(stream.launch(work.queued(), None).event.number)
 
 
 def _run_dry(stream: Stream) -> None:

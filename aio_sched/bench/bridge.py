@@ -8,7 +8,6 @@ own: first wake latency and CPU, then, beside a ticker, the loop's lag.
 """
 
 import asyncio
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +17,7 @@ import uvloop
 from rich.table import Table
 
 from aio_sched.bench.emulated import TimedDevice
-from aio_sched.bench.report import Percentiles, percentiles, print_table, table
+from aio_sched.bench.report import Percentiles, percentiles, print_table, show_progress, table
 from aio_sched.bench.rivals import RIVALS, BridgeRival, Rival
 from aio_sched.bench.wake import Config, Samples, WakeRun
 
@@ -122,11 +121,11 @@ def run_bridge(
     cells = list(_cells(policies, loops, configs))
     for round_, cell in _in_turns(cells, rounds):
         if not json:
-            print(f"\r{cell.config} {cell.loop} {cell.policy:<28}", end="", file=sys.stderr)
+            show_progress(f"{cell.config} {cell.loop} {cell.policy}")
         cell.run(seconds / rounds, jitter, seed=round_)
     rows = [cell.row() for cell in cells]
     if not json:
-        print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
+        show_progress("")
         print_table(bridge_table(rows, jitter))
     return rows
 

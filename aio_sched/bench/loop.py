@@ -8,21 +8,20 @@ in between. Figures are medians over the rounds. ``docs/benchmarks.md`` defines 
 """
 
 import asyncio
+import math
 import statistics
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypedDict
 
-from rich.console import Console
 from rich.table import Table
 
 from aio_sched.bench.bridge import LOOPS
 from aio_sched.bench.device_work import device_worker
 from aio_sched.bench.host_work import HostWork, HostWorkKind
 from aio_sched.bench.neighbours import Neighbours
-from aio_sched.bench.report import Percentiles, table
+from aio_sched.bench.report import Percentiles, print_table, show_progress, table
 from aio_sched.bench.rounds import SCHEDULES, Load, Rig, Round
 from streams.device import open_device
 
@@ -34,6 +33,8 @@ HOST_SHARES = (0.0, 0.2, 0.5, 0.9)
 
 _MIN_STEPS, _MAX_STEPS = 10, 500
 _EMPTY_STEP_S = 0.00025
+_IN_FLIGHT_MS = 0.8
+_MOST_IN_FLIGHT = 8
 
 
 class LoopRow(TypedDict):
@@ -76,7 +77,7 @@ def run_loop_bench(
     host_shares: Sequence[float] = HOST_SHARES,
     seconds: float = 1.5,
     rounds: int = 3,
-    depth: int = 2,
+    depth: int | None = None,
     host_work: HostWorkKind = "native",
     copies: bool = False,
     json: bool = False,
@@ -94,7 +95,8 @@ def run_loop_bench(
         host_shares: host work of a step as shares of its device work.
         seconds: device work per row; what a row takes also depends on its schedule.
         rounds: runs per row.
-        depth: steps in flight.
+        depth: steps in flight; None takes two, and more where two are less than 0.8 ms of
+            device work: about the time that a host needs to see a step done and launch another.
         host_work: ``"native"`` or ``"python"``, see ``HostWork``.
         copies: let each step also write a table on the schedule stream and copy its
             result to the host; on the CPU device that is two more threads per step.
@@ -114,25 +116,29 @@ def run_loop_bench(
     rows: list[LoopRow] = []
     neighbours = Neighbours()
     with open_device(device, timing=True) as opened:
-        rig = Rig(opened, device_worker(opened), host, depth, copies)
+        rig = Rig(opened, device_worker(opened), host, 2, copies)
         for cell in _cells(loops, device_ms, host_shares):
+            rig = replace(rig, depth=_depth(cell) if depth is None else depth)
             load = cell.load(seconds / rounds)
             if not json:
-                _show(f"{cell.loop} device {cell.device_ms:g} ms host {cell.host_ms:g} ms")
+                show_progress(f"{cell.loop} device {cell.device_ms:g} ms host {cell.host_ms:g} ms")
             seen = _measure(rig, cell.loop, load, schedules, rounds)
             rows += [_row(name, opened.name, cell, seen[name]) for name in schedules]
     if not json:
-        _show("")
-        Console().print(loop_table(rows, host=host, depth=depth, copies=copies))
+        show_progress("")
+        print_table(loop_table(rows, host=host, depth=depth, copies=copies))
         print(neighbours.note())
     return rows
 
 
-def loop_table(rows: Sequence[LoopRow], *, host: HostWork, depth: int, copies: bool) -> Table:
+def loop_table(
+    rows: Sequence[LoopRow], *, host: HostWork, depth: int | None, copies: bool
+) -> Table:
     """Render rows, with the method in the header."""
+    in_flight = f"{depth} steps" if depth else "2 steps, and at least 0.8 ms of device work,"
     what = "a table, a launch and a copy to the host" if copies else "one launch"
     title = (
-        f"A pipeline of {what} per step under three schedules, {depth} steps in flight; medians "
+        f"A pipeline of {what} per step under three schedules, {in_flight} in flight; medians "
         "over rounds that take turns.\nideal: the same device work queued back to back with no "
         f"host in between, in the same rounds.\nhost: {_HOST_WORK[host.kind]}, a turn of the "
         f"loop every {host.slice_s * 1e3:g} ms; lag: of a beat every 1 ms"
@@ -168,6 +174,12 @@ def _cells(
     for length, loop in product(device_ms, loops):
         for share in host_shares if length else (0.0,):
             yield _Cell(loop, float(length), round(float(share * length), 6))
+
+
+def _depth(cell: _Cell) -> int:
+    if not cell.device_ms:
+        return 2
+    return min(_MOST_IN_FLIGHT, max(2, math.ceil(_IN_FLIGHT_MS / cell.device_ms)))
 
 
 def _measure(
@@ -207,10 +219,6 @@ def _row(schedule: str, device: str, cell: _Cell, rounds: Sequence[Round]) -> Lo
 
 def _median(values: Iterable[float], digits: int) -> float:
     return round(statistics.median(values), digits)
-
-
-def _show(what: str) -> None:
-    print(f"\r{what:<60}\r", end="", file=sys.stderr, flush=True)
 
 
 # Arguments ------------------------------------------------------------------

@@ -96,9 +96,13 @@ class CountedPipeline(Pipeline[Inputs, Output]):
         self.warm.set()
         self.ended.set()
 
+    def busy_s(self, step: Step) -> float:
+        """Return for how long the forward stream has worked so far."""
+        return step.forward_stream.busy_s
+
     def mark(self, step: Step) -> None:
         """Note that a step is being published."""
-        self._marks.append((time.perf_counter(), step.forward_stream.busy_s))
+        self._marks.append((time.perf_counter(), self.busy_s(step)))
         if len(self._marks) == _WARM_UP:
             self.warm.set()
         if len(self._marks) == self._num_total:
@@ -148,6 +152,10 @@ class LaunchPipeline(CountedPipeline[int, Launch[int]]):
         super().__init__(num_steps, depth)
         self._busy = busy
 
+    def busy_s(self, step: Step) -> float:
+        """Ask the device work: only it knows when a device other than a thread would be done."""
+        return self._busy.on_device.busy_s(step.forward_stream)
+
     async def prepare_one(self, step: Step) -> int:
         """Work on the host."""
         await self._busy.on_host()
@@ -155,7 +163,7 @@ class LaunchPipeline(CountedPipeline[int, Launch[int]]):
 
     async def forward(self, step: Step, inputs: int) -> Launch[int]:
         """Let the device work."""
-        return step.launch(self._busy.on_device, inputs)
+        return step.launch(self._busy.on_device.queued(), inputs)
 
     async def publish(self, step: Step, inputs: int, output: Launch[int]) -> None:
         """Check that the result is this step's."""
@@ -182,6 +190,10 @@ class CopyPipeline(CountedPipeline[Launch[Tensor], HostCopy]):
             for _ in range(depth)
         ]
 
+    def busy_s(self, step: Step) -> float:
+        """Ask the device work, like ``LaunchPipeline``."""
+        return self._busy.on_device.busy_s(step.forward_stream)
+
     async def prepare_one(self, step: Step) -> Launch[Tensor]:
         """Work on the host, then write the step's table."""
         await self._busy.on_host()
@@ -189,7 +201,7 @@ class CopyPipeline(CountedPipeline[Launch[Tensor], HostCopy]):
 
     async def forward(self, step: Step, inputs: Launch[Tensor]) -> HostCopy:
         """Let the device work, and copy the table."""
-        return step.copy_to_host(step.launch(self._busy.on_device, inputs))
+        return step.copy_to_host(step.launch(self._busy.on_device.queued(), inputs))
 
     async def publish(self, step: Step, inputs: Launch[Tensor], output: HostCopy) -> None:
         """Check that the copy is of this step's table."""

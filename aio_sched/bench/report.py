@@ -1,15 +1,16 @@
 """Percentiles of measured samples, and tables of rows that hold them."""
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict
 
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Percentiles", "percentiles", "print_table", "table"]
+__all__ = ["Percentiles", "percentiles", "print_table", "show_progress", "table"]
 
-_LEAST_WIDTH = 132
+_LEAST_WIDTH = 150
 
 
 class Percentiles(TypedDict):
@@ -50,6 +51,12 @@ def print_table(table: Table) -> None:
     if not console.is_terminal:
         console = Console(width=max(console.width, _LEAST_WIDTH))
     console.print(table)
+
+
+def show_progress(what: str) -> None:
+    """Say on a terminal what is being measured, on one line that is written over."""
+    if sys.stderr.isatty():
+        print(f"\r{what:<60}\r", end="", file=sys.stderr, flush=True)
 
 
 def _cell(value: object) -> str:

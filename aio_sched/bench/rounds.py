@@ -113,8 +113,8 @@ class Rig:
             return 0.0
         work = self.worker(load.device_s)
         stream = self.device.stream("ideal")
-        held = stream.launch(self.worker(_HELD_S + load.num_steps * _ENQUEUE_S), 0)
-        launches = [stream.launch(work, index) for index in range(load.num_steps)]
+        held = stream.launch(self.worker(_HELD_S + load.num_steps * _ENQUEUE_S).queued(), 0)
+        launches = [stream.launch(work.queued(), index) for index in range(load.num_steps)]
         stream.block_until(held.event.number)
         start_s = time.perf_counter()
         stream.block_until(launches[-1].event.number)

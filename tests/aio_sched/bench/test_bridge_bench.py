@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from itertools import product
 
 import pytest
@@ -47,14 +48,18 @@ def test_idle_rows_have_no_wake_latency() -> None:
     assert all(row["cpu_percent"] >= 0 for row in idle)
 
 
-def test_table_names_the_method_and_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without json the table goes to stdout and the progress to stderr."""
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_table_names_the_method_and_the_rows(
+    is_terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without json the table goes to stdout, and the progress to a terminal on stderr."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     _run(policies=["auto"], loops=["uvloop"], json=False)
     out, err = capsys.readouterr()
     assert "emulated accelerator" in out.replace("\n", " ")
     assert "4/2/0.5" in out
     assert "idle" in out
-    assert "auto" in err
+    assert ("auto" in err) == is_terminal
 
 
 def test_json_keeps_stdout_clean(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,9 @@
 """``bench loop``: what it runs and reports. Never how fast: that is the benchmark's business."""
 
 import asyncio
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 
 from aio_sched.bench import device_work
 from aio_sched.bench.blocking import BlockingScheduler
-from aio_sched.bench.device_work import cycles_per_s, device_worker, sleeping, spinning
+from aio_sched.bench.device_work import SleepWork, cycles_per_s, device_worker, spinning
 from aio_sched.bench.emulated import TimedDevice
 from aio_sched.bench.host_work import HOST_WORK_KINDS, HostWork, HostWorkKind
 from aio_sched.bench.loop import LoopRow, run_loop_bench
@@ -102,13 +104,17 @@ def test_copies_and_kinds_of_host_work_run_under_every_schedule(host_work: HostW
     assert [row["schedule"] for row in rows] == list(SCHEDULES)
 
 
-def test_table_goes_to_stdout_and_progress_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_table_goes_to_stdout_and_progress_to_a_terminal(
+    is_terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without ``json`` the table says how it was measured and how busy the machine was."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     smoke(schedules=["overlap"], json=False)
     seen = capsys.readouterr()
     assert "ideal: the same device work" in seen.out
     assert "other processes took" in seen.out
-    assert "device 0.1 ms" in seen.err
+    assert ("device 0.1 ms" in seen.err) == is_terminal
 
 
 def test_json_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,9 +159,21 @@ class Launches(DeviceMonitor):
         self.streams.append(operation.launch.event.recorded_on().name)
 
 
+class FakeWork(SleepWork):
+    """Device work that computes something else."""
+
+    def __init__(self, fn: Callable[[Any], Any]) -> None:
+        super().__init__(0.0)
+        self._fn = fn
+
+    def queued(self) -> Callable[[Any], Any]:
+        """Give the function."""
+        return self._fn
+
+
 def rig(device: Device, **changed: Any) -> Rig:
     """Make a rig on ``device``."""
-    return Rig(**{"device": device, "worker": sleeping, "host": HostWork(), "depth": 2, **changed})
+    return Rig(**{"device": device, "worker": SleepWork, "host": HostWork(), "depth": 2, **changed})
 
 
 def test_ideal_queues_as_many_launches_on_one_stream_and_leaves_none(cpu: Device) -> None:
@@ -189,7 +207,7 @@ async def test_batches_cover_all_measured_steps(cpu: Device) -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES)
 async def test_wrong_results_are_an_error_not_a_figure(schedule: str, cpu: Device) -> None:
     """A schedule that hands a step the results of another must not be timed."""
-    wrong = rig(cpu, worker=lambda seconds: lambda value: value + 1)
+    wrong = rig(cpu, worker=lambda seconds: FakeWork(lambda value: value + 1))
     with pytest.raises(RuntimeError, match="step 0 was given the results of step 1"):
         await wrong.run(schedule, Load(0.0001, 0.0, 10), 0.0)
 
@@ -201,7 +219,9 @@ async def test_failing_device_work_ends_the_round(cpu: Device) -> None:
         raise ZeroDivisionError("on the device")
 
     with pytest.raises(ZeroDivisionError, match="on the device"):
-        await rig(cpu, worker=lambda seconds: broken).run("overlap", Load(0.0001, 0.0, 10), 0.0)
+        await rig(cpu, worker=lambda seconds: FakeWork(broken)).run(
+            "overlap", Load(0.0001, 0.0, 10), 0.0
+        )
     assert cpu.streams == ()
 
 
@@ -299,7 +319,7 @@ def test_spinning_work_counts_the_devices_cycles(monkeypatch: pytest.MonkeyPatch
     """Work for a GPU spins for as many cycles as its clock does in the time."""
     spun: list[int] = []
     monkeypatch.setattr(device_work, "_spin", spun.append)
-    assert spinning(1_500_000_000.0)(0.002)("kept") == "kept"
+    assert spinning(1_500_000_000.0)(0.002).queued()("kept") == "kept"
     assert spun == [3_000_000]
 
 
@@ -310,7 +330,7 @@ def test_spinning_work_lasts_about_as_long_as_asked() -> None:
     work = spinning(cycles_per_s(where))(0.02)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # torch's
     start.record()
-    work(None)
+    work.queued()(None)
     end.record()
     end.synchronize()
     assert 16 < start.elapsed_time(end) < 24
