@@ -1,12 +1,12 @@
 """How a scheduler ends: tasks, steps, memory, streams and device, in this order."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aio_sched.errors import StepAbortedError
 from aio_sched.turn import Turns
+from streams.clock import perf_s
 from streams.errors import DeadlineError, DeviceLostError
 from streams.log import get_logger
 
@@ -30,12 +30,12 @@ class Ending:
     tasks: "list[asyncio.Task[None]]"
     owns_device: bool
     abort: Callable[[], object]
-    _started_s: float = field(default_factory=time.monotonic)
+    _started_s: float = field(default_factory=perf_s)
 
     def left_s(self) -> float:
         """Seconds until the deadline; 0 when it has passed."""
         deadline_s = self._started_s + self.turns.config.stop_deadline_s
-        return max(0.0, deadline_s - time.monotonic())
+        return max(0.0, deadline_s - perf_s())
 
     async def stop_tasks(self, drain: bool) -> None:
         """Let the issuer finish if asked to, and cancel what runs then.

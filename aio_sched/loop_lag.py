@@ -1,24 +1,25 @@
 """How late the event loop runs: a heartbeat task, and what it has seen.
 
 Whatever blocks the thread, device or not, makes the heartbeat late. The clock is
-``time.perf_counter``: uvloop's own time has millisecond steps, and its timers may fire
+``streams.clock.perf_s``: uvloop's own time has millisecond steps, and its timers may fire
 early, which counts as no lag. On a loop that has nothing else to do, a timer still
 comes up to about a millisecond late on either loop; that is the floor of what is seen.
 """
 
 import asyncio
 import math
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from streams.clock import perf_s
+
 __all__ = ["LagSummary", "LoopLagMonitor", "Stall"]
 
 
 class Stall(NamedTuple):
-    """A time in which the loop ran nothing that was due; seconds of ``time.perf_counter``."""
+    """A time in which the loop ran nothing that was due; seconds of ``streams.clock.perf_s``."""
 
     start_s: float
     end_s: float
@@ -69,7 +70,7 @@ class LoopLagMonitor:
         stall_s: float = 0.010,
         *,
         max_stalls: int = 4096,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = perf_s,
     ) -> None:
         if interval_s < 0.001:
             raise ValueError(

@@ -13,7 +13,7 @@ class SchedulerMonitor:
     """Override what you want to see; every method does nothing by default.
 
     All calls come from the event loop's thread; times are seconds of
-    ``time.perf_counter``.
+    ``streams.clock.perf_s``.
     """
 
     def state(self, name: str, now_s: float) -> None:

@@ -2,13 +2,13 @@
 
 import asyncio
 import inspect
-import time
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self
 
 from aio_sched.errors import StageTypeError, StepAbortedError
 from aio_sched.monitor import Monitors
+from streams.clock import perf_s
 from streams.current import WorkTag, resume_within, use_stream, work_tag
 from streams.guard import HostBlockGuard
 from streams.log import log_stage, log_step
@@ -35,7 +35,7 @@ async def run_stage(
     """
     former = work_tag.set(WorkTag(index, stage))
     in_logs = log_step.set(index), log_stage.set(stage)
-    start_s = time.perf_counter()
+    start_s = perf_s()
     failed = True
     try:
         watched = guard.run(coro) if guard.watch_tensors else coro
@@ -52,7 +52,7 @@ async def run_stage(
         log_stage.reset(in_logs[1])
         log_step.reset(in_logs[0])
         work_tag.reset(former)
-        monitors.stage(index, stage, start_s, time.perf_counter(), failed)
+        monitors.stage(index, stage, start_s, perf_s(), failed)
     if inspect.iscoroutine(result):
         result.close()
         raise StageTypeError(f"{stage} returned a coroutine; await it in the stage")
@@ -78,7 +78,7 @@ class _Runs:
         return self
 
     def __enter__(self) -> None:
-        self._start_s = time.perf_counter()
+        self._start_s = perf_s()
         if self._use is not None:
             self._use.__enter__()
 
@@ -90,4 +90,4 @@ class _Runs:
     ) -> None:
         if self._use is not None:
             self._use.__exit__(exc_type, exc, traceback)
-        self._monitors.ran(self._index, self._stage, self._start_s, time.perf_counter())
+        self._monitors.ran(self._index, self._stage, self._start_s, perf_s())

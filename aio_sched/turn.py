@@ -1,7 +1,6 @@
 """One turn of the loop: a step prepared and launched, and later published."""
 
 import asyncio
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from aio_sched.stage_run import run_stage
 from aio_sched.stages import Pipeline, Step
 from aio_sched.wakeup import Wakeup
 from buffers.keep_alive import KeepAlive
+from streams.clock import perf_s
 from streams.current import WorkTag, work_tag
 from streams.device import Device
 from streams.errors import DeadlineError
@@ -108,11 +108,11 @@ class Turns:
         """
         step, error = launched.step, launched.error
         deadline_s = self.config.wait_deadline_s
-        started_s = time.perf_counter()
+        started_s = perf_s()
         if error is None:
             error = await self._deliver(launched)
         if deadline_s is not None:
-            deadline_s = max(0.0, deadline_s - (time.perf_counter() - started_s))
+            deadline_s = max(0.0, deadline_s - (perf_s() - started_s))
         try:
             error = await self._left_device(step, deadline_s) or error
         except DeadlineError as late:
@@ -124,7 +124,7 @@ class Turns:
         self.keep_alive.collect()
         if error is not None:
             self.fail(launched, error)
-        self.monitors.published(step.index, time.perf_counter())
+        self.monitors.published(step.index, perf_s())
         self.changed.set()
 
     def fail(self, launched: Launched, error: BaseException) -> None:
@@ -146,7 +146,7 @@ class Turns:
 
     def state(self, name: str) -> None:
         """Note what the issuer does from now on."""
-        self.monitors.state(name, time.perf_counter())
+        self.monitors.state(name, perf_s())
 
     async def rest(self, name: str) -> None:
         """Sleep until a step was published or somebody has new work."""

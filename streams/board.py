@@ -5,15 +5,16 @@ The board runs on the loop's thread. A lane is looked at when its time has come
 """
 
 import asyncio
-import time
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
 from streams.bridge_stats import BridgeStats
+from streams.clock import active_clock, monotonic_ns
 from streams.deadlines import Deadlines
 from streams.errors import DeviceLostError
 from streams.lane import Lane, Waiter
+from streams.lookout import BridgeLookout
 from streams.poller import Poller
 from streams.wait_errors import deadline_errors, own_error
 from streams.wait_policy import Pace, WaitPolicy
@@ -52,6 +53,9 @@ class Board:
         self._is_settling = False
         self._is_closed = False
         self._queries = 0
+        self._lookout = BridgeLookout(self._lanes, self._poller, self._query)
+        if (clock := active_clock()) is not None:
+            clock.add_lookout(self._lookout)
 
     @property
     def stats(self) -> BridgeStats:
@@ -77,7 +81,7 @@ class Board:
         lane = self._lanes.get(stream) or self._open(stream)
         is_idle = lane.head is None and not lane.is_unsettled
         if lane.add(waiter):
-            now_ns = time.monotonic_ns()
+            now_ns = monotonic_ns()
             if is_idle and lane.pace is not None:
                 lane.pace.begin(now_ns)
             self._visit(lane, now_ns)
@@ -109,7 +113,7 @@ class Board:
 
     def _expire(self, waiters: list[Waiter]) -> None:
         """Fail those whose time is over, after a last look at their streams."""
-        now_ns = time.monotonic_ns()
+        now_ns = monotonic_ns()
         late: dict[Stream, list[Waiter]] = {}
         for waiter in waiters:
             late.setdefault(waiter.event.recorded_on(), []).append(waiter)
@@ -197,7 +201,7 @@ class Board:
         lanes, self._unsettled = self._unsettled, []
         try:
             while lanes:
-                self._settle_lane(lanes[-1], time.monotonic_ns())
+                self._settle_lane(lanes[-1], monotonic_ns())
                 lanes.pop()
         finally:
             self._unsettled += lanes  # an interrupt must not lose any
@@ -250,7 +254,7 @@ class Board:
             self._poller.watch(lane, due_ns)
         elif self._wakeups.block_for(lane, lane.head):
             self._poller.drop(lane)
-        else:  # the thread is blocked for a later number, and cannot be called back
+        else:  # the thread is blocked for a later number, or there is no thread
             self._poller.watch(lane, now_ns + _RECHECK_NS)
 
     # Failures -------------------------------------------------------------
@@ -272,7 +276,7 @@ class Board:
 
     def _serve(self, news: dict[Lane, BaseException | None]) -> None:
         """See to the lanes whose streams, or threads, have called."""
-        now_ns = time.monotonic_ns()
+        now_ns = monotonic_ns()
         for lane, error in news.items():
             if error is not None:
                 self._visit(lane, now_ns)

@@ -8,25 +8,48 @@ import heapq
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
-__all__ = ["ClockTimer", "VirtualClock", "active_clock", "monotonic_ns", "perf_s", "use_clock"]
+__all__ = [
+    "ClockTimer",
+    "Lookout",
+    "VirtualClock",
+    "active_clock",
+    "monotonic_ns",
+    "perf_s",
+    "use_clock",
+]
 
 
 class ClockTimer:
     """A call that a ``VirtualClock`` will make; ``cancel`` takes it back."""
 
-    __slots__ = ("at_ns", "callback", "is_cancelled")
+    __slots__ = ("at_ns", "callback", "is_cancelled", "is_poll")
 
-    def __init__(self, at_ns: int, callback: Callable[[], object]) -> None:
+    def __init__(
+        self, at_ns: int, callback: Callable[[], object], *, is_poll: bool = False
+    ) -> None:
         self.at_ns = at_ns
         self.callback = callback
         self.is_cancelled = False
+        self.is_poll = is_poll
 
     def cancel(self) -> None:
         """Do not call; doing it twice does no harm."""
         self.is_cancelled = True
+
+
+class Lookout(Protocol):
+    """Looks, from time to time, what others have brought about: a bridge, as a rule."""
+
+    def would_find(self) -> bool:
+        """Whether a look at what it polls would find something now; changes nothing."""
+
+    def describe(self) -> list[str]:
+        """Say who waits there for what, a line each."""
 
 
 class VirtualClock:
@@ -43,6 +66,8 @@ class VirtualClock:
         self.now_ns = 0
         self._order = itertools.count()
         self._timers: list[tuple[int, int, ClockTimer]] = []
+        # A list: the order in which they are asked must not depend on addresses.
+        self._lookouts: list[weakref.ref[Lookout]] = []
 
     def __repr__(self) -> str:
         return f"<VirtualClock at {self.now_ns / 1e6:.3f} ms, next {self.next_ns}>"
@@ -55,11 +80,46 @@ class VirtualClock:
             heapq.heappop(timers)
         return timers[0][0] if timers else None
 
-    def call_at(self, at_ns: int, callback: Callable[[], object]) -> ClockTimer:
-        """Call ``callback`` once the clock gets to ``at_ns``; the past means now."""
-        timer = ClockTimer(max(at_ns, self.now_ns), callback)
-        heapq.heappush(self._timers, (timer.at_ns, next(self._order), timer))
+    @property
+    def has_events(self) -> bool:
+        """Whether a call is due, some time, that is no mere look."""
+        return any(not t.is_poll and not t.is_cancelled for _, _, t in self._timers)
+
+    def call_at(
+        self, at_ns: int, callback: Callable[[], object], *, is_poll: bool = False
+    ) -> ClockTimer:
+        """Call ``callback`` once the clock gets to ``at_ns``; the past means now.
+
+        Args:
+            at_ns: when.
+            callback: must not wait.
+            is_poll: the call only looks what other calls have brought about.
+        """
+        timer = ClockTimer(max(at_ns, self.now_ns), callback, is_poll=is_poll)
+        self._push(timer)
         return timer
+
+    @property
+    def lookouts(self) -> list[Lookout]:
+        """Those that were added and still live, in order."""
+        return [alive for ref in self._lookouts if (alive := ref()) is not None]
+
+    def add_lookout(self, lookout: Lookout) -> None:
+        """Know of one more that polls; held weakly."""
+        self._lookouts = [ref for ref in self._lookouts if ref() is not None]
+        self._lookouts.append(weakref.ref(lookout))
+
+    def put_off_polls(self, until_ns: int) -> None:
+        """Make the looks that are due before ``until_ns`` then: they would find nothing."""
+        polls = [t for _, _, t in self._timers if t.is_poll and t.at_ns < until_ns]
+        self._timers = [entry for entry in self._timers if entry[2] not in polls]
+        heapq.heapify(self._timers)
+        for timer in polls:
+            timer.at_ns = until_ns
+            self._push(timer)
+
+    def _push(self, timer: ClockTimer) -> None:
+        heapq.heappush(self._timers, (timer.at_ns, next(self._order), timer))
 
     def advance_to(self, at_ns: int) -> None:
         """Move on to ``at_ns``, making every call that comes due until then, in order."""

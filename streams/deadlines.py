@@ -8,10 +8,11 @@ import asyncio
 import heapq
 import itertools
 import math
-import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from streams.clock import monotonic_ns
 
 if TYPE_CHECKING:
     from streams.lane import Waiter
@@ -56,7 +57,7 @@ class Deadlines:
 
     def add(self, waiter: "Waiter", timeout_s: float) -> None:
         """Expire ``waiter`` after ``timeout_s`` unless it is dropped before."""
-        now_ns = time.monotonic_ns()
+        now_ns = monotonic_ns()
         at_ns = now_ns + int(timeout_s * 1e9)
         heapq.heappush(self._heap, (at_ns, next(self._order), waiter))
         self._num_live += 1
@@ -91,7 +92,7 @@ class Deadlines:
 
     def _fire(self) -> None:
         self._handle = None
-        now_ns = time.monotonic_ns()
+        now_ns = monotonic_ns()
         expired: list[Waiter] = []
         heap = self._heap
         while heap and (heap[0][0] <= now_ns or not heap[0][2].is_racing):

@@ -112,6 +112,11 @@ class Lane:
         """The awaited numbers, in no order; some may have lost their waiters."""
         return tuple(self._numbers)
 
+    @property
+    def waiters(self) -> list[Waiter]:
+        """Who waits, in order."""
+        return [waiter for number in sorted(self._numbers) for waiter in self._buckets[number]]
+
     def add(self, waiter: Waiter) -> bool:
         """Add a waiter; return whether its number is the new head."""
         number = waiter.event.number

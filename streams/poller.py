@@ -1,10 +1,10 @@
 """Looks at streams when their time has come: one timer, or the loop's next turn."""
 
 import asyncio
-import time
 import weakref
 from collections.abc import Callable
 
+from streams.clock import active_clock, monotonic_ns
 from streams.lane import Lane
 from streams.timer import WakeTimer, open_timer
 
@@ -15,6 +15,8 @@ __all__ = ["Poller"]
 _COALESCE_NS = 25_000
 _LATENESS_WEIGHT = 0.1
 _MOST_LATE_NS = 200_000
+# A turn of the loop takes no virtual time, and looking at every turn would stop the clock.
+_VIRTUAL_TURN_NS = 1_000
 
 
 class Poller:
@@ -53,6 +55,11 @@ class Poller:
         # While a round goes on, and until ``resume`` after it, nothing is armed.
         self._is_held = False
 
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """The lanes that are polled."""
+        return tuple(self._lanes)
+
     def watch(self, lane: Lane, due_ns: int) -> None:
         """Visit ``lane`` at ``due_ns``; in the past means at the loop's next turn."""
         lane.due_ns = due_ns
@@ -84,7 +91,7 @@ class Poller:
             self._timer = None
 
     def _on_timer(self) -> None:
-        now_ns = time.monotonic_ns()
+        now_ns = monotonic_ns()
         if self._armed_ns is None:
             return  # disarmed in the very turn in which it expired
         aim_ns, self._armed_ns = self._armed_ns, None
@@ -94,7 +101,7 @@ class Poller:
 
     def _on_turn(self) -> None:
         self._turn = None
-        now_ns = time.monotonic_ns()
+        now_ns = monotonic_ns()
         self._poll(now_ns, now_ns)
 
     def _poll(self, now_ns: int, upto_ns: int) -> None:
@@ -109,7 +116,9 @@ class Poller:
                 self.resume()
 
     def _wake_at(self, due_ns: int) -> None:
-        now_ns = time.monotonic_ns()
+        now_ns = monotonic_ns()
+        if active_clock() is not None:
+            due_ns = max(due_ns, now_ns + _VIRTUAL_TURN_NS)
         if due_ns <= now_ns:
             if self._turn is None:
                 self._turn = self._running_loop().call_soon(self._on_turn)

@@ -11,12 +11,13 @@ import ctypes
 import errno
 import os
 import sys
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["LoopTimer", "TimerFd", "WakeTimer", "open_timer"]
+from streams.clock import ClockTimer, VirtualClock, active_clock, monotonic_ns
+
+__all__ = ["LoopTimer", "TimerFd", "VirtualTimer", "WakeTimer", "open_timer"]
 
 # As <time.h>, <sys/timerfd.h> and <fcntl.h> of Linux have them on every architecture that
 # CPython supports; TFD_NONBLOCK and TFD_CLOEXEC are O_NONBLOCK and O_CLOEXEC.
@@ -28,7 +29,7 @@ _IS_LINUX = sys.platform == "linux"
 class WakeTimer(Protocol):
     """A timer that is armed for one moment at a time; the loop's thread only.
 
-    Moments are nanoseconds of ``time.monotonic_ns``. Arming again replaces the
+    Moments are nanoseconds of ``streams.clock.monotonic_ns``. Arming again replaces the
     former moment; one that has passed fires as soon as the loop gets there.
     """
 
@@ -43,7 +44,12 @@ class WakeTimer(Protocol):
 
 
 def open_timer(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> WakeTimer:
-    """Open the finest timer that this platform and ``loop`` have."""
+    """Open the finest timer that this platform and ``loop`` have.
+
+    In virtual time it goes by the clock that is active on this thread.
+    """
+    if (clock := active_clock()) is not None:
+        return VirtualTimer(loop, clock, callback)
     if not _IS_LINUX:
         return LoopTimer(loop, callback)
     try:
@@ -134,7 +140,7 @@ class LoopTimer:
         self._at_ns = at_ns
         loop = self._loop()
         if loop is not None:
-            delay_s = max(0, at_ns - time.monotonic_ns()) / 1e9
+            delay_s = max(0, at_ns - monotonic_ns()) / 1e9
             self._handle = loop.call_later(delay_s, self._fire)
 
     def disarm(self) -> None:
@@ -149,10 +155,56 @@ class LoopTimer:
 
     def _fire(self) -> None:
         self._handle = None
-        if time.monotonic_ns() < self._at_ns:
+        if monotonic_ns() < self._at_ns:
             self.arm(self._at_ns)  # uvloop rounds to the nearest millisecond, also down
         else:
             self._callback()
+
+
+class VirtualTimer:
+    """A timer on a virtual clock, which knows its calls as mere looks."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: VirtualClock,
+        callback: Callable[[], object],
+    ) -> None:
+        self._loop = weakref.ref(loop)
+        self._clock = clock
+        self._callback = callback
+        self._timer: ClockTimer | None = None
+        self._handle: asyncio.Handle | None = None
+
+    def arm(self, at_ns: int) -> None:
+        """Call back in the loop's first turn at or after ``at_ns``."""
+        self.disarm()
+        self._timer = self._clock.call_at(at_ns, self._expire, is_poll=True)
+
+    def disarm(self) -> None:
+        """Take back the clock's call, and the loop's."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def close(self) -> None:
+        """Take back what was armed."""
+        self.disarm()
+
+    def _expire(self) -> None:
+        # The clock may be moved from within a task, or a look: the loop calls, as for a
+        # descriptor, when they have had their turn.
+        self._timer = None
+        loop = self._loop()
+        if loop is not None and not loop.is_closed():
+            self._handle = loop.call_soon(self._fire)
+
+    def _fire(self) -> None:
+        self._handle = None
+        self._callback()
 
 
 _Create = Callable[[], int]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from streams.clock import active_clock
 from streams.lane import Lane
 from streams.log import get_logger
 from streams.stream_thread import StreamThread
@@ -64,8 +65,11 @@ class WakeUps:
         """Let a thread block for ``number``, and whatever else is awaited of the stream.
 
         Returns:
-            False if the thread is blocked for a later number and cannot be called back.
+            False if the thread is blocked for a later number and cannot be called back, and
+            in virtual time, where threads do not exist.
         """
+        if active_clock() is not None:
+            return False
         if lane.thread is None:
             lane.thread = self._thread(lane.stream)
             for other in lane.numbers:

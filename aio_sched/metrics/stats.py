@@ -5,7 +5,6 @@ always: a few hundred nanoseconds a call, constant memory. ``SchedulerStats`` is
 it knows at one moment.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from aio_sched.loop_lag import LagSummary
 from aio_sched.metrics.bubbles import Cause, ForwardLedger, IssuerState, issuer_state
 from aio_sched.metrics.overlap_ledger import OverlapLedger
 from aio_sched.monitor import SchedulerMonitor
+from streams.clock import perf_s
 from streams.monitor import DeviceMonitor, Span
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class StatsCollector(SchedulerMonitor, DeviceMonitor):
         forward_stream: str = "forward",
         *,
         is_measured: bool = True,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = perf_s,
     ) -> None:
         self.is_measured = is_measured
         self._clock = clock

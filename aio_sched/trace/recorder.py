@@ -1,6 +1,5 @@
 """Recording what a scheduler and its device did, to look at it later."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
@@ -22,6 +21,7 @@ from aio_sched.trace.recording import (
     StateChange,
 )
 from aio_sched.trace.timeline import Window, draw_timeline
+from streams.clock import perf_s
 from streams.monitor import DeviceMonitor, Span
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class TraceRecorder(SchedulerMonitor, DeviceMonitor):
         max_events: int = 200_000,
         *,
         forward_stream: str = "forward",
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = perf_s,
     ) -> None:
         if max_events < 1:
             raise ValueError(f"max_events={max_events} keeps nothing; use at least 1")

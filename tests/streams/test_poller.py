@@ -80,7 +80,7 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> _Rig:
     """A poller under a clock that stands still."""
     hand = _Hand()
     monkeypatch.setattr(poller_module, "open_timer", hand.open)
-    monkeypatch.setattr(poller_module, "time", hand)
+    monkeypatch.setattr(poller_module, "monotonic_ns", hand.monotonic_ns)
     return _Rig(hand)
 
 
