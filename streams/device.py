@@ -1,6 +1,6 @@
 """Devices: what a machine has, under one set of verbs.
 
-``open_device`` is the entry; ``cpu.py`` and ``accelerator.py`` implement it.
+``open_device`` is the entry; ``cpu.py``, ``accelerator.py`` and ``simulated`` implement it.
 """
 
 import enum
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 
@@ -22,6 +22,10 @@ from streams.errors import (
 from streams.guard import check_blocking
 from streams.monitor import DeviceMonitor
 from streams.stream import Stream
+
+if TYPE_CHECKING:
+    from streams.simulated.faults import FaultPlan
+    from streams.simulated.profile import SimProfile
 
 __all__ = ["Capabilities", "Device", "IssueMode", "Platform", "open_device"]
 
@@ -260,12 +264,16 @@ def open_device(
     issue: IssueMode = "inline",
     timing: bool = False,
     threads: int = 1,
+    seed: int = 0,
+    profile: "str | SimProfile" = "random",
+    faults: "FaultPlan | None" = None,
 ) -> Device:
     """Open a device by name.
 
     Args:
         name: ``"cpu"``, a torch accelerator (``"cuda"``, ``"cuda:1"``, ``"xpu"``,
-            ...), or ``"auto"``: the accelerator if there is one, else the CPU.
+            ...), ``"sim"``: the simulated device, or ``"auto"``: the accelerator if
+            there is one, else the CPU.
         issue: where launches on an accelerator are issued: ``"inline"`` at once on
             the caller's thread (graph replays, short launches) or ``"thread"`` on
             the device's one issuer thread (eager models whose launches alone take
@@ -274,11 +282,16 @@ def open_device(
             busy fractions and traces are the device's own. Costs two events a
             launch; the CPU device always measures.
         threads: torch threads per stream worker of the CPU device.
+        seed: chooses the schedule of the simulated device.
+        profile: how long work takes on the simulated device: ``"friendly"``,
+            ``"random"``, ``"long_forward"``, ``"slow_copy"``, ``"rocm"``, ``"cuda"``, or
+            a ``SimProfile``.
+        faults: what goes wrong on the simulated device.
 
     Raises:
         UnknownDeviceError: no such kind of device.
         DeviceUnavailableError: this machine or this torch has none of it.
-        ValueError: an option has no such value.
+        ValueError: an option has no such value, or is none of this device.
     """
     if issue not in ("inline", "thread"):
         raise ValueError(f"issue={issue!r} is unknown; use 'inline' or 'thread'")
@@ -288,16 +301,20 @@ def open_device(
     from streams.cpu import CpuDevice
 
     kind, _, index = name.partition(":")
+    if kind == "sim" and not index:
+        from streams.simulated.device import SimDevice
+
+        return SimDevice(seed=seed, profile=profile, faults=faults)
+    if (seed, profile, faults) != (0, "random", None):
+        raise ValueError(f"seed, profile and faults are options of device 'sim', not of {name!r}")
     available = accelerator_type()
     if kind == "auto" and not index:
         kind = available or "cpu"
     if kind == "cpu" and not index:
         return CpuDevice(threads=threads)
-    if kind == "sim":
-        raise DeviceUnavailableError("device 'sim' is not part of this version; use 'cpu'")
     if kind not in _ACCELERATORS or (index and not index.isdecimal()):
         raise UnknownDeviceError(
-            f"device {name!r} is unknown; use 'auto', 'cpu', or an accelerator such "
+            f"device {name!r} is unknown; use 'auto', 'cpu', 'sim', or an accelerator such "
             f"as 'cuda' or 'cuda:1'"
         )
     if kind != available:

@@ -8,6 +8,7 @@ __all__ = [
     "AioSchedError",
     "CaptureOpenError",
     "DeadlineError",
+    "DeadlockError",
     "DeviceClosedError",
     "DeviceLostError",
     "DeviceUnavailableError",
@@ -56,6 +57,10 @@ class LaunchNotCompleteError(AioSchedError, RuntimeError):
 
 class DeadlineError(AioSchedError, TimeoutError):
     """A device event did not complete within the time that its waiter allowed."""
+
+
+class DeadlockError(AioSchedError, RuntimeError):
+    """Somebody waits for what can never happen: nothing is left that could bring it about."""
 
 
 class StreamAliasError(AioSchedError, RuntimeError):

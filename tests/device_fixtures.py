@@ -16,6 +16,7 @@ import torch
 from streams.accelerator import accelerator_type
 from streams.device import Device, IssueMode, open_device
 from streams.launch import Launch
+from streams.simulated import Latch
 from streams.stream import Stream
 
 __all__ = [
@@ -122,6 +123,36 @@ class CpuBench(Bench):
         return "cpu", "inline"
 
 
+class SimBench(Bench):
+    """Holds are latches; between them virtual time passes by itself."""
+
+    def __init__(self) -> None:
+        self._latches: list[Latch] = []
+
+    def open(self) -> Device:
+        """Open a simulated device."""
+        return open_device("sim")
+
+    def hold(self, stream: Stream) -> Hold:
+        """Launch work that lasts until released."""
+        latch = Latch("held")
+        self._latches.append(latch)
+        return Hold(stream.launch(latch), latch.release)
+
+    def release_all(self) -> None:
+        """Release every hold that was not."""
+        for latch in self._latches:
+            latch.release()
+
+    def native_current(self, device: Device) -> object:
+        """Return None: torch knows nothing of simulated streams."""
+        return None
+
+    def program(self) -> tuple[str, IssueMode]:
+        """Return how a program opens a simulated device."""
+        return "sim", "inline"
+
+
 class CudaBench(Bench):
     """Holds are stream memory operations: the stream waits for a word of pinned memory.
 
@@ -199,6 +230,7 @@ def _cuda(issue: IssueMode) -> Callable[[], Bench]:
 #: What each device parameter stands for.
 DEVICES: dict[str, Callable[[], Bench]] = {
     "cpu": CpuBench,
+    "sim": SimBench,
     "cuda-inline": _cuda("inline"),
     "cuda-thread": _cuda("thread"),
 }
