@@ -1,29 +1,5 @@
-"""What a launch says that it reads and writes, for a hazard checker."""
+"""What a launch says that it reads and writes; the hazard checker knows it by this."""
 
-import dataclasses
-
-from torch import Tensor
+from streams.hazards.access import Access
 
 __all__ = ["Access"]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Access:
-    """Rows of one field of a buffer that a launch reads or writes.
-
-    The padding row is never among them: padded lanes race on it and hurt nobody.
-
-    Attributes:
-        buffer: name of the buffer.
-        field: name of the field.
-        rows: the rows, ascending.
-        memory: all rows of the field; two accesses conflict only on the same memory.
-    """
-
-    buffer: str
-    field: str
-    rows: tuple[int, ...]
-    memory: Tensor = dataclasses.field(repr=False, compare=False)
-
-    def __str__(self) -> str:
-        return f"{self.buffer}.{self.field}[{', '.join(map(str, self.rows))}]"

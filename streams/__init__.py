@@ -12,6 +12,7 @@ lifetime.py     open devices at exit and across a fork
 failure.py      what a launch raised
 bridge.py       ``PollingBridge``: the one place where the host waits for a device
 guard.py        ``HostBlockGuard``: blocking the loop's thread is an error
+hazards/        ``HazardChecker``: accesses that conflict and that nothing orders
 monitor.py      what traces and checkers are told
 errors.py       what can go wrong
 
@@ -39,6 +40,7 @@ from streams.errors import (
 )
 from streams.event import Event
 from streams.guard import HostBlockGuard, allow_blocking
+from streams.hazards import HazardChecker, HazardError
 from streams.launch import Launch
 from streams.monitor import DeviceMonitor, Span
 from streams.stream import Stream
@@ -55,6 +57,8 @@ __all__ = [
     "DeviceUnavailableError",
     "Event",
     "EventNotRecordedError",
+    "HazardChecker",
+    "HazardError",
     "HostBlockGuard",
     "HostBlockedError",
     "Launch",

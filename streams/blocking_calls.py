@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
+from streams.current import current_stream
 from streams.errors import TorchModeOpenError
+from streams.monitor import told
 from streams.tensor_waits import waits_on
 
 __all__ = ["PatchedVerbs", "TensorWatch"]
@@ -125,7 +127,9 @@ class TensorWatch(TorchFunctionMode):
         for mode in reversed(above):
             _push_mode(mode)  # type: ignore[no-untyped-call]  # torch's, bare
         if above:
-            raise TorchModeOpenError(
+            stream = current_stream()
+            error = TorchModeOpenError(
                 f"a coroutine suspended inside torch mode {type(above[0]).__name__}, which would "
                 "act on other tasks, since torch keeps modes per thread; close it before the await"
             )
+            raise told(None if stream is None else stream.device, "torch_mode", error)

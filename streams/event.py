@@ -9,11 +9,13 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from streams.bridge import running_bridge
-from streams.current import WorkTag
+from streams.current import WorkTag, current_stream
 from streams.errors import EventNotRecordedError
 from streams.guard import check_blocking
+from streams.monitor import told
 
 if TYPE_CHECKING:
+    from streams.device import Device
     from streams.stream import Stream
 
 __all__ = ["Event"]
@@ -32,9 +34,10 @@ class Event:
         number: the last operation that it covers; complete when the stream's
             ``completed`` has reached it.
         tag: step and stage that recorded it, where known.
+        clocks: for hazard checkers: what each knows to come before this point.
     """
 
-    __slots__ = ("_since", "label", "number", "stream", "tag")
+    __slots__ = ("_since", "clocks", "label", "number", "stream", "tag")
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class Event:
         self.stream = stream
         self.number = number
         self.tag = tag
+        self.clocks: dict[Any, Any] | None = None
         # Failures of the operations in (since, number] are this event's to report.
         self._since = since
 
@@ -59,17 +63,24 @@ class Event:
         of = f" of {self.tag}" if self.tag else ""
         return f"<Event {self.label!r}{of} on {self.stream.name!r} #{self.number} {state}>"
 
-    def recorded_on(self) -> "Stream":
+    def recorded_on(self, for_device: "Device | None" = None) -> "Stream":
         """Return the stream that recorded this event.
+
+        Args:
+            for_device: whose monitors to tell if there is none; by default those of the
+                current stream's device.
 
         Raises:
             EventNotRecordedError: nothing ever recorded it.
         """
         if self.stream is None:
-            raise EventNotRecordedError(
+            if for_device is None and (current := current_stream()) is not None:
+                for_device = current.device
+            error = EventNotRecordedError(
                 f"event {self.label!r} was never recorded; "
                 f"take the event that Stream.record({self.label!r}) returns"
             )
+            raise told(for_device, "unrecorded", error)
         return self.stream
 
     def query(self) -> bool:
@@ -86,8 +97,7 @@ class Event:
         stream = self.recorded_on()
         complete = stream.advance(self.number) >= self.number
         if complete and stream.device.monitors:
-            for monitor in stream.device.monitors:
-                monitor.on_observed(self)
+            self._was_observed()
         return complete
 
     def __await__(self) -> Generator[Any, Any, None]:
@@ -128,8 +138,7 @@ class Event:
         if self.query():
             return
         await running_bridge().wait(self, timeout)
-        for monitor in self.recorded_on().device.monitors:
-            monitor.on_observed(self)
+        self._was_observed()
 
     def synchronize(self) -> None:
         """Block this thread until the device has reached this point.
@@ -140,5 +149,17 @@ class Event:
         """
         stream = self.recorded_on()
         check_blocking(f"Event.synchronize() on {self.label!r}")
-        stream.block_until(self.number)
+        self.block()
         stream.raise_failure(self._since, self.number)
+
+    def block(self) -> None:
+        """Block this thread like ``synchronize``, unguarded, and leave failures alone.
+
+        For what has asked the guard itself, and for threads that may wait.
+        """
+        self.recorded_on().block_until(self.number)
+        self._was_observed()
+
+    def _was_observed(self) -> None:
+        for monitor in self.recorded_on().device.monitors:
+            monitor.on_observed(self)

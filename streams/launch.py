@@ -55,7 +55,7 @@ class Launch(Generic[T]):
                 value it takes.
         """
         await self.event.wait(timeout)
-        return self.issued_value()
+        return self._value_for_host()
 
     @property
     def error(self) -> BaseException | None:
@@ -76,7 +76,7 @@ class Launch(Generic[T]):
             raise LaunchNotCompleteError(
                 f"launch {self.label!r} is still in flight; await it first"
             )
-        return self.issued_value()
+        return self._value_for_host()
 
     def issued_value(self) -> T:
         """Return the value that later work on the device may refer to.
@@ -94,6 +94,12 @@ class Launch(Generic[T]):
                 f"launch {self.label!r} has not been issued yet; await it first"
             )
         return self._value
+
+    def _value_for_host(self) -> T:
+        device = self.event.recorded_on().device
+        for monitor in device.monitors:
+            monitor.on_host_access(device, self, is_write=False)
+        return self.issued_value()
 
     @property
     def failure(self) -> Failure | None:

@@ -5,20 +5,27 @@ which the thing happened (``on_span`` from a worker thread on the CPU device), s
 monitor that keeps state must append atomically or hold a lock.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from streams.current import WorkTag
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from streams.device import Device
     from streams.event import Event
-    from streams.launch import Operation
+    from streams.hazards.access import Access
+    from streams.launch import Launch, Operation
     from streams.stream import Stream
 
-__all__ = ["DeviceMonitor", "Span"]
+__all__ = ["DeviceMonitor", "Span", "told"]
+
+Error = TypeVar("Error", bound=BaseException)
 
 
 class Span(NamedTuple):
-    """One launch as the device ran it; times in seconds of ``time.perf_counter``."""
+    """One launch as the device ran it; times in seconds of ``streams.clock.perf_s``."""
 
     stream: str
     label: str
@@ -41,6 +48,12 @@ class DeviceMonitor:
     def on_record(self, event: "Event") -> None:
         """``event`` now stands for all work put on its stream so far."""
 
+    def on_drain(self, event: "Event") -> None:
+        """``event`` stands for the last operation on its stream, and somebody waits for that.
+
+        Unlike a recorded one it does not stand for waits that no operation came behind.
+        """
+
     def on_wait(self, stream: "Stream", event: "Event") -> None:
         """Work put on ``stream`` from now on runs after ``event``."""
 
@@ -49,3 +62,32 @@ class DeviceMonitor:
 
     def on_span(self, span: Span) -> None:
         """A launch has finished; timing is the device's own where it has any."""
+
+    def on_host_access(
+        self, device: "Device", memory: "Tensor | Access | Launch[Any]", *, is_write: bool
+    ) -> None:
+        """The host itself reads or writes memory that ``device`` uses too.
+
+        A launch stands for its value.
+        """
+
+    def on_free(self, device: "Device", memory: "Iterable[Tensor | Access]", what: str) -> None:
+        """Others may have ``memory`` from now on: for its former users that is a write.
+
+        ``what`` names the act.
+        """
+
+    def on_misuse(self, device: "Device", kind: str, message: str) -> None:
+        """Something was refused that a checker shall know of even if the error is lost.
+
+        ``kind`` is one of ``"unrecorded"``, ``"issuer"``, ``"torch_mode"``, ``"stale"``,
+        ``"poison"``.
+        """
+
+
+def told(device: "Device | None", kind: str, error: Error) -> Error:
+    """Tell the monitors of ``device``, where one is known, of a misuse, and return its error."""
+    if device is not None:
+        for monitor in device.monitors:
+            monitor.on_misuse(device, kind, str(error))
+    return error

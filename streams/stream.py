@@ -19,7 +19,7 @@ from streams.failure import Failure, drop_locals
 from streams.guard import check_blocking
 from streams.launch import Launch, Operation, launches_in
 from streams.log import get_logger
-from streams.monitor import Span
+from streams.monitor import Span, told
 
 if TYPE_CHECKING:
     import asyncio
@@ -137,7 +137,7 @@ class Stream(ABC):
             ValueError: the event belongs to another device.
         """
         self._check_usable()
-        other = event.recorded_on()
+        other = event.recorded_on(self.device)
         if other.device is not self.device:
             raise ValueError(
                 f"stream {self.name!r} on {self.device.name} cannot wait for {event!r} "
@@ -202,7 +202,7 @@ class Stream(ABC):
                 task in strict mode; await ``record()`` instead.
         """
         check_blocking(f"Stream.synchronize() on {self.name!r}")
-        self.block_until(self._mark("synchronize").number)
+        self._mark("synchronize").block()
 
     async def drained(self, timeout: float | None = None) -> None:
         """Suspend until all work put here so far is done, whether it failed or not.
@@ -214,7 +214,10 @@ class Stream(ABC):
             DeviceLostError: the device failed for good.
             DeviceClosedError: the device was closed before.
         """
-        await Event("drained", stream=self, number=self._issued).reached(timeout)
+        event = Event("drained", stream=self, number=self._issued)
+        for monitor in self.device.monitors:
+            monitor.on_drain(event)
+        await event.reached(timeout)
 
     def close(self) -> None:
         """Give the stream back; its name is free again. Closing twice does nothing.
@@ -404,10 +407,11 @@ class Stream(ABC):
         if self.is_closed:
             raise DeviceClosedError(f"stream {self.name!r} is closed; open another")
         if self.issuer is not None and self.issuer is not _task():
-            raise NotIssuerError(
+            error = NotIssuerError(
                 f"{_task()} made a device call on stream {self.name!r}, which task "
                 f"{self.issuer.get_name()!r} owns; make it in prepare or forward"
             )
+            raise told(self.device, "issuer", error)
 
     def _unfinished(self, number: int) -> DeviceClosedError:
         return DeviceClosedError(

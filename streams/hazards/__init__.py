@@ -1,0 +1,18 @@
+"""The happens-before hazard checker: races are found from what was asked for, not from timing.
+
+checker.py      ``HazardChecker``: told of launches, events and host accesses
+order.py        vector clocks of streams and of the host
+tasks.py        strict mode: a clock per task, ``handoff``
+shadow.py       who used which bytes last
+byte_ranges.py  which bytes a tensor covers
+access.py       ``Access``: rows of a buffer, by name
+report.py       ``Report``, ``HazardError``
+site.py         the user's line
+"""
+
+from streams.hazards.access import Access
+from streams.hazards.checker import HazardChecker
+from streams.hazards.report import HazardError, Report
+from streams.hazards.tasks import handoff
+
+__all__ = ["Access", "HazardChecker", "HazardError", "Report", "handoff"]

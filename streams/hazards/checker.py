@@ -1,0 +1,269 @@
+"""``HazardChecker``: reports accesses that conflict and that nothing orders."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+from torch import Tensor
+
+from streams.current import work_tag
+from streams.hazards.access import Access
+from streams.hazards.order import Actor, Clock, HostActor, Order, StreamActor
+from streams.hazards.report import HazardError, Party, Report
+from streams.hazards.shadow import Memory, Use
+from streams.hazards.site import call_site
+from streams.hazards.tasks import Observer, TaskHosts
+from streams.launch import Launch, Operation
+from streams.monitor import DeviceMonitor
+
+if TYPE_CHECKING:
+    from streams.device import Device
+    from streams.event import Event
+    from streams.stream import Stream
+
+__all__ = ["HazardChecker"]
+
+
+class HazardChecker(DeviceMonitor):
+    """Watches launches, events and buffer accesses of one or several devices.
+
+    Two accesses to overlapping bytes, one of them a write, that no chain of launches, waits,
+    records and observations orders are reported, whatever the timing was: what is looked at
+    is what was asked for, not when it ran. Only declared accesses are seen (``launch(reads=,
+    writes=)``; the buffers of this library declare theirs), and only runs that took place::
+
+        checker = HazardChecker()
+        with checker.watch(device):
+            ...
+        checker.raise_if_any()
+
+    Args:
+        strict: keep a clock for each task instead of one for the whole host, which finds what
+            is in order only by luck of the event loop. Needs a loop that tells of its
+            callbacks: ``loop.add_observer(checker.observer())``. Non-blocking hand-overs need
+            ``handoff``.
+        on_report: called with each new report.
+
+    Attributes:
+        reports: one per kind, memory, stages and lines; ``count`` says how often.
+        num_accesses: accesses that were checked, rows counted singly.
+    """
+
+    def __init__(
+        self, *, strict: bool = False, on_report: Callable[[Report], object] | None = None
+    ) -> None:
+        self.strict = strict
+        self.reports: list[Report] = []
+        self.num_accesses = 0
+        self._on_report = on_report
+        self._order = Order()
+        self._memory = Memory()
+        self._hosts = TaskHosts(self._order.ids) if strict else None
+        self._host = HostActor(next(self._order.ids), "host")
+        self._places: dict[Any, int] = {}  # of reports, by what makes them one
+        # Guards all of the above: an event may be observed on any thread.
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        mode = "strict " if self.strict else ""
+        return f"<HazardChecker {mode}{len(self.reports)} reports, {self.num_accesses} accesses>"
+
+    @contextmanager
+    def watch(self, device: "Device") -> Iterator[Self]:
+        """Watch ``device`` for the length of the block."""
+        device.add_monitor(self)
+        try:
+            yield self
+        finally:
+            device.remove_monitor(self)
+
+    def raise_if_any(self) -> None:
+        """Raise all that was found.
+
+        Raises:
+            HazardError: something was.
+        """
+        if self.reports:
+            raise HazardError(self.reports)
+
+    def observer(self) -> Observer:
+        """Return what an event loop shall tell of its callbacks, for strict mode.
+
+        Raises:
+            ValueError: the checker is not strict, and has one clock for the host.
+        """
+        if self._hosts is None:
+            raise ValueError("only HazardChecker(strict=True) has use for an observer of the loop")
+        return self._hosts
+
+    # Edges ----------------------------------------------------------------
+
+    def on_launch(self, operation: Operation) -> None:
+        """Order a launch behind what the host did, and check what it declares."""
+        event = operation.launch.event
+        with self._lock:
+            stream = self._order.launch(event, self._current_host())
+            if operation.reads or operation.writes:
+                self._check_launch(operation, stream, event.recorded_on().device)
+
+    def on_record(self, event: "Event") -> None:
+        """Let ``event`` carry the order of its stream."""
+        with self._lock:
+            self._order.record(event)
+
+    def on_drain(self, event: "Event") -> None:
+        """Let ``event`` carry the order of its stream's last operation."""
+        with self._lock:
+            self._order.drain(event)
+
+    def on_wait(self, stream: "Stream", event: "Event") -> None:
+        """Order what comes on ``stream`` behind ``event``."""
+        with self._lock:
+            self._order.wait(stream, event)
+
+    def on_observed(self, event: "Event") -> None:
+        """Order what the host does from now on behind ``event``."""
+        with self._lock:
+            self._order.observe(event, self._current_host())
+
+    # Accesses -------------------------------------------------------------
+
+    def on_host_access(
+        self, device: "Device", memory: "Tensor | Access | Launch[Any]", *, is_write: bool
+    ) -> None:
+        """Check what the host itself reads or writes."""
+        with self._lock:
+            if isinstance(memory, Launch):
+                self._check_value(memory, device)
+            else:
+                self._check_host((memory,), device, "the host", is_write=is_write)
+
+    def on_free(self, device: "Device", memory: "Iterable[Tensor | Access]", what: str) -> None:
+        """Check that nobody uses what was given back."""
+        with self._lock:
+            self._check_host(memory, device, what, is_write=True, is_free=True)
+
+    def on_misuse(self, device: "Device", kind: str, message: str) -> None:
+        """Report what was refused, or should not be done."""
+        with self._lock:
+            self._add(device, Report(kind, message=message), (kind, message))
+
+    def _check_launch(self, operation: Operation, stream: StreamActor, device: "Device") -> None:
+        site = call_site()
+        for accesses, is_write in ((operation.reads, False), (operation.writes, True)):
+            use = Use(
+                stream,
+                operation.number,
+                is_write,
+                False,
+                operation.label,
+                operation.number,
+                operation.tag,
+                site,
+            )
+            for access in accesses:
+                self._check(access, use, stream.clock, device)
+
+    def _check_host(
+        self,
+        accesses: "Iterable[Tensor | Access]",
+        device: "Device",
+        what: str,
+        *,
+        is_write: bool,
+        is_free: bool = False,
+    ) -> None:
+        host = self._current_host()
+        count = host.access()
+        use = Use(host, count, is_write, is_free, what, 0, work_tag.get(), call_site())
+        for access in accesses:
+            self._check(access, use, host.clock, device)
+
+    def _check_value(self, launch: Launch[Any], device: "Device") -> None:
+        """Check that the host takes a launch's value only after the launch is complete."""
+        host, event = self._current_host(), launch.event
+        stream = self._order.stream(event.recorded_on())
+        self.num_accesses += 1
+        if host.clock.get(stream.id, 0) < event.number:
+            wrote = Use(
+                stream, event.number, True, False, launch.label, event.number, event.tag, None
+            )
+            read = Use(host, 0, False, False, "the host", 0, work_tag.get(), call_site())
+            self._conflict(f"the value of {launch.label}", (), read, wrote, device)
+
+    def _check(self, memory: object, use: Use, clock: Clock, device: "Device") -> None:
+        if not isinstance(memory, Tensor | Access):
+            raise TypeError(
+                f"{use.label} declares that it uses {memory!r}; the hazard checker knows tensors "
+                "and Access(buffer, field, rows, memory) in reads= and writes="
+            )
+        found: dict[Use, list[int | None]] = {}
+        for cell, row in self._memory.pieces(memory):
+            self.num_accesses += 1
+            for other in cell.access(use, clock):
+                found.setdefault(other, []).append(row)
+        for other, rows in found.items():
+            named = tuple(sorted({row for row in rows if row is not None}))
+            self._conflict(self._memory.name(memory), named, use, other, device)
+
+    # Reports --------------------------------------------------------------
+
+    def _conflict(
+        self, memory: str, rows: tuple[int, ...], later: Use, earlier: Use, device: "Device"
+    ) -> None:
+        report = Report(
+            _kind(later, earlier),
+            memory,
+            rows,
+            _party(later),
+            _party(earlier),
+            _missing(earlier, later.actor),
+        )
+        self._add(device, report, (report.kind, memory, _place(later), _place(earlier)))
+
+    def _add(self, device: "Device", report: Report, same: object) -> None:
+        at = self._places.get(same)
+        if at is not None:
+            former = self.reports[at]
+            self.reports[at] = replace(former, count=former.count + 1)
+            return
+        report = replace(report, seed=getattr(device, "seed", None))
+        self._places[same] = len(self.reports)
+        self.reports.append(report)
+        if self._on_report is not None:
+            self._on_report(report)
+
+    def _current_host(self) -> HostActor:
+        return self._host if self._hosts is None else self._hosts.current()
+
+
+def _kind(later: Use, earlier: Use) -> str:
+    if later.is_free or earlier.is_free:
+        return "early_return"
+    if not later.is_write:
+        return "RAW"
+    return "WAW" if earlier.is_write else "WAR"
+
+
+def _party(use: Use) -> Party:
+    return Party(use.tag, use.actor.name, use.label, use.number, use.is_write, use.site)
+
+
+def _place(use: Use) -> object:
+    """What makes uses of several steps the same for a reader of reports."""
+    stage = use.tag.stage if use.tag else None
+    return stage, use.actor.name, use.label, use.is_write, use.site
+
+
+def _missing(earlier: Use, later: Actor) -> str:
+    """Say which edge would have ordered the two."""
+    how = " (await it)" if isinstance(later, HostActor) else ""
+    if isinstance(earlier.actor, StreamActor):
+        event = earlier.actor.record_behind(earlier.number)
+        if event is None:
+            behind = f"{earlier.label} #{earlier.number}"
+            event = f"an event of {earlier.actor.name!r} behind {behind}"
+        return f"{event} -> {later.name}{how}"
+    return f"{earlier.actor.name} -> {later.name} (an await, a wake-up or handoff between them)"

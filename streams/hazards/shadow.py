@@ -1,0 +1,183 @@
+"""Who used which bytes last: the shadow of all memory that accesses name.
+
+A cell is a range of bytes that somebody named; accesses to the same range find it by its
+ends, and cells that overlap know each other. Each keeps the last write and, per actor, the
+last read (as FastTrack does), and also writes and reads that the last write did not come
+after: those have raced already, and whatever races with them later is told the truth.
+"""
+
+from bisect import bisect_left, insort
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from streams.current import WorkTag
+from streams.guard import CallSite
+from streams.hazards.access import Access
+from streams.hazards.byte_ranges import Range, byte_ranges, row_range
+from streams.hazards.order import Actor, Clock
+
+__all__ = ["Cell", "Memory", "Piece", "Use"]
+
+_SWEEP_EVERY = 256
+
+
+class Use(NamedTuple):
+    """One access, as far as a later one needs to know it.
+
+    Attributes:
+        actor: who made it.
+        epoch: the actor's count at that time; of a stream the number of the operation.
+        is_write: whether it writes.
+        is_free: whether it is a write because others may have the memory from then on.
+        label: what it was: a launch's name, say.
+        number: of the operation; 0 of the host.
+        tag: step and stage.
+        site: where it was asked for.
+    """
+
+    actor: Actor
+    epoch: int
+    is_write: bool
+    is_free: bool
+    label: str
+    number: int
+    tag: WorkTag | None
+    site: CallSite | None
+
+
+class Cell:
+    """A range of bytes."""
+
+    __slots__ = ("neighbours", "reads", "writes")
+
+    def __init__(self) -> None:
+        self.reads: dict[int, Use] = {}
+        self.writes: dict[int, Use] = {}
+        self.neighbours: list[Cell] = []
+
+    def access(self, use: Use, clock: Clock) -> list[Use]:
+        """Note a use at ``clock``; return the earlier ones that it conflicts with unordered."""
+        found = self._unordered(use, clock)
+        for neighbour in self.neighbours:
+            found += neighbour._unordered(use, clock)
+        if use.is_write:
+            self.writes = _after(self.writes, clock)
+            self.reads = _after(self.reads, clock)
+            self.writes[use.actor.id] = use
+        else:
+            self.reads[use.actor.id] = use
+        return found
+
+    def _unordered(self, use: Use, clock: Clock) -> list[Use]:
+        found = list(_after(self.writes, clock).values())
+        if use.is_write:
+            found += _after(self.reads, clock).values()
+        return found
+
+
+class Piece(NamedTuple):
+    """A cell that an access covers, and the row that it stands for."""
+
+    cell: Cell
+    row: int | None
+
+
+class Memory:
+    """All storages that accesses have named.
+
+    A storage is known by the address of its descriptor, which stays taken as long as the
+    weak reference here lives: no later tensor is mistaken for a former one.
+    """
+
+    def __init__(self) -> None:
+        self._storages: dict[int, _Storage] = {}
+        self._num_until_sweep = _SWEEP_EVERY
+
+    def __len__(self) -> int:
+        return len(self._storages)
+
+    def pieces(self, memory: Tensor | Access) -> list[Piece]:
+        """Return the cells of an access."""
+        if isinstance(memory, Access):
+            storage, tensor = self._storage(memory.memory), memory.memory
+            storage.name = memory.name
+            return [
+                Piece(storage.cell(piece), row)
+                for row in memory.rows
+                for piece in row_range(tensor, row)
+            ]
+        storage = self._storage(memory)
+        return [Piece(storage.cell(piece), None) for piece in byte_ranges(memory)]
+
+    def name(self, memory: Tensor | Access) -> str:
+        """Name memory without its rows; a tensor by the buffer that it is a part of."""
+        if isinstance(memory, Access):
+            return memory.name
+        buffer = self._storage(memory).name
+        shape = ", ".join(map(str, memory.shape))
+        dtype = str(memory.dtype).removeprefix("torch.")
+        return f"{f'part of {buffer}: ' if buffer else ''}tensor ({shape}) {dtype}"
+
+    def known(self, tensor: Tensor) -> bool:
+        """Whether an access has named this tensor's storage."""
+        return tensor.untyped_storage()._cdata in self._storages
+
+    def _storage(self, tensor: Tensor) -> "_Storage":
+        untyped = tensor.untyped_storage()
+        storage = self._storages.get(untyped._cdata)
+        if storage is None:
+            self._sweep()
+            storage = _Storage(StorageWeakRef(untyped))  # type: ignore[no-untyped-call]  # torch's
+            self._storages[untyped._cdata] = storage
+        return storage
+
+    def _sweep(self) -> None:
+        """Forget freed storages, from time to time: nobody can name them any more."""
+        self._num_until_sweep -= 1
+        if self._num_until_sweep <= 0:
+            self._storages = {at: s for at, s in self._storages.items() if s.is_alive()}
+            self._num_until_sweep = max(_SWEEP_EVERY, len(self._storages))
+
+
+class _Storage:
+    """The cells of one storage."""
+
+    __slots__ = ("_cells", "_longest", "_ranges", "name", "ref")
+
+    def __init__(self, ref: StorageWeakRef) -> None:
+        self.ref = ref
+        self.name = ""
+        self._cells: dict[Range, Cell] = {}
+        self._ranges: list[Range] = []  # sorted
+        self._longest = 0
+
+    def is_alive(self) -> bool:
+        """Whether a tensor still refers to the storage."""
+        return not self.ref.expired()  # type: ignore[no-untyped-call]  # torch's
+
+    def cell(self, piece: Range) -> Cell:
+        """Return the cell of a range; a new one is made known to those that it overlaps."""
+        cell = self._cells.get(piece)
+        return cell if cell is not None else self._add(piece)
+
+    def _add(self, piece: Range) -> Cell:
+        cell = Cell()
+        low, high = piece
+        first = bisect_left(self._ranges, (low - self._longest, 0))
+        last = bisect_left(self._ranges, (high, 0))
+        for other in self._ranges[first:last]:
+            if other[1] > low:
+                neighbour = self._cells[other]
+                neighbour.neighbours.append(cell)
+                cell.neighbours.append(neighbour)
+        self._cells[piece] = cell
+        insort(self._ranges, piece)
+        self._longest = max(self._longest, high - low)
+        return cell
+
+
+def _after(uses: dict[int, Use], clock: Clock) -> dict[int, Use]:
+    """Return the uses that something at ``clock`` does not come after."""
+    return {actor: use for actor, use in uses.items() if clock.get(actor, 0) < use.epoch}
