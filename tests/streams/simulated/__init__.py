@@ -1,0 +1,1 @@
+"""The simulated device, beyond what the conformance suite asks of every device."""
