@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from aio_sched.bench.emulated import TimedDevice, TimedStream
 from aio_sched.bench.rivals import Rival
+from streams.timer import open_timer
 
 __all__ = ["Config", "Samples", "WakeRun"]
 
-_TICK_S = 0.001
+_TICK_NS = 1_000_000
 _LAG_SHARE = 0.4
 
 
@@ -127,10 +128,36 @@ class WakeRun:
         self._samples.wake_ns += self._wake_ns
 
     async def _measure_lag(self) -> None:
-        end_s = time.perf_counter() + self._seconds * _LAG_SHARE
-        while (before_s := time.perf_counter()) < end_s:
-            await asyncio.sleep(_TICK_S)
-            self._samples.lag_s.append(max(0.0, time.perf_counter() - before_s - _TICK_S))
+        ticker = _Ticker(self._samples.lag_s)
+        await asyncio.sleep(self._seconds * _LAG_SHARE)
+        ticker.close()
+
+
+class _Ticker:
+    """Notes, every millisecond, how late the running loop gets to it.
+
+    The loop's own timers would hide what is to be seen: they round to a millisecond, and
+    up or down depends on what else wakes the loop.
+    """
+
+    def __init__(self, lag_s: list[float]) -> None:
+        self._lag_s = lag_s
+        self._timer = open_timer(asyncio.get_running_loop(), self._tick)
+        self._due_ns = time.monotonic_ns()
+        self._arm()
+
+    def close(self) -> None:
+        """Tick no more."""
+        self._timer.close()
+
+    def _tick(self) -> None:
+        self._lag_s.append(max(0, time.monotonic_ns() - self._due_ns) / 1e9)
+        self._arm()
+
+    def _arm(self) -> None:
+        # From the former moment on, not from now: ticks that a stall has held up are late, too.
+        self._due_ns += _TICK_NS
+        self._timer.arm(self._due_ns)
 
 
 async def _serve(streams: Sequence[TimedStream], rival: Rival) -> None:
