@@ -8,6 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from aio_sched.errors import InboxFullError, SchedulerClosedError
+from streams.hazards import handoff
 
 if TYPE_CHECKING:
     from aio_sched.stages import Step
@@ -82,6 +83,7 @@ class Inbox(Generic[Item, Answer]):
             )
         self._wake()  # before the item is queued: it raises if nobody will take it
         asked = _Asked(item, asyncio.get_running_loop().create_future())
+        handoff(asked.answer)
         self._waiting.append(asked)
         try:
             answer: Answer = await asked.answer
@@ -100,6 +102,8 @@ class Inbox(Generic[Item, Answer]):
         if limit < 1:
             raise ValueError(f"limit={limit} takes nothing; it must be at least 1")
         taken = [self._waiting.popleft() for _ in range(min(limit, len(self._waiting)))]
+        for asked in taken:
+            handoff(asked.answer)
         if taken:
             self._taken.setdefault(step, []).extend(taken)
         return [asked.item for asked in taken]

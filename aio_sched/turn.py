@@ -18,6 +18,7 @@ from streams.current import WorkTag, work_tag
 from streams.device import Device
 from streams.errors import DeadlineError
 from streams.guard import HostBlockGuard
+from streams.hazards import handoff
 from streams.log import get_logger
 from streams.stream import Stream
 
@@ -106,6 +107,7 @@ class Turns:
             DeadlineError: the device took longer than ``wait_deadline_s``.
             DeviceLostError: the device failed for good.
         """
+        handoff(launched)
         step, error = launched.step, launched.error
         deadline_s = self.config.wait_deadline_s
         started_s = perf_s()
@@ -212,6 +214,7 @@ class Turns:
         self.num_steps += 1
         self.must_back_off = launched.error is not None and launched.inputs is None
         self._num_futile = self._num_futile + 1 if self.must_back_off else 0
+        handoff(launched)
         self.in_flight.append(launched)
         former = work_tag.set(WorkTag(launched.step.index, "forward"))
         try:

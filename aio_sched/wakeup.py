@@ -2,6 +2,8 @@
 
 import asyncio
 
+from streams.hazards import handoff
+
 __all__ = ["Wakeup"]
 
 
@@ -12,7 +14,7 @@ class Wakeup:
     the waiter is busy is found when it next sleeps.
     """
 
-    __slots__ = ("_is_set", "_waiter")
+    __slots__ = ("__weakref__", "_is_set", "_waiter")
 
     def __init__(self) -> None:
         self._is_set = False
@@ -20,12 +22,14 @@ class Wakeup:
 
     def set(self) -> None:
         """Wake the waiter, or let its next ``wait`` return at once."""
+        handoff(self)  # nobody is woken if nobody sleeps
         self._is_set = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def clear(self) -> None:
         """Forget a signal that was not yet waited for."""
+        handoff(self)
         self._is_set = False
 
     async def wait(self) -> None:
@@ -36,4 +40,5 @@ class Wakeup:
                 await self._waiter
             finally:
                 self._waiter = None
+        handoff(self)
         self._is_set = False

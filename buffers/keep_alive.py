@@ -9,15 +9,20 @@ only ever gives up its claim, and what it claimed comes back later.
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
+from torch import Tensor
+
+from buffers.access import Access
 from buffers.errors import LeaseClosedError
+from streams.device import Device
 from streams.errors import DeviceClosedError, DeviceLostError
 from streams.event import Event
 from streams.launch import Launch
+from streams.monitor import freed
 from streams.stream import Stream
 
 __all__ = ["KeepAlive", "Lease"]
@@ -45,9 +50,13 @@ class KeepAlive:
     released by the next ``collect``: nothing can be enqueued there any more, so
     nobody can overwrite what a last operation may still be reading. Calls must come
     from one thread.
+
+    Args:
+        device: whose monitors are told what leases that say what they cover give back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device | None = None) -> None:
+        self.device = device
         self._held: dict[Stream, list[_Held]] = {}  # a heap for each stream
         self._order = itertools.count()
         self.num_claimed = 0
@@ -82,15 +91,28 @@ class KeepAlive:
         """
         self._add((until,), (), release)
 
-    def lease(self, thing: T, give_back: Callable[[T], object]) -> "Lease[T]":
+    def lease(
+        self, thing: T, give_back: Callable[[T], object], *, covers: Iterable[Tensor | Access] = ()
+    ) -> "Lease[T]":
         """Claim ``thing`` for a ``with`` block, and return it by completion.
 
         Args:
             thing: a slot, say.
             give_back: called with it, once, when the block has been left and the last
                 use that was noted on the lease has completed.
+            covers: memory that others may write once it is given back. A hazard checker then
+                reports a use that nobody noted; without it, it knows of no memory here.
+
+        Raises:
+            ValueError: it covers memory, and this ``KeepAlive`` was made without a device.
         """
-        return Lease(self, thing, give_back)
+        covers = tuple(covers)
+        if covers and self.device is None:
+            raise ValueError(
+                f"the lease on {thing!r} covers memory, and nobody would be told of it; make the "
+                "KeepAlive with its device"
+            )
+        return Lease(self, thing, give_back, covers)
 
     def collect(self) -> int:
         """Release what has completed; never waits.
@@ -172,8 +194,15 @@ class Lease(Generic[T]):
         thing: what is claimed.
     """
 
-    def __init__(self, owner: KeepAlive, thing: T, give_back: Callable[[T], object]) -> None:
+    def __init__(
+        self,
+        owner: KeepAlive,
+        thing: T,
+        give_back: Callable[[T], object],
+        covers: tuple[Tensor | Access, ...] = (),
+    ) -> None:
         self.thing = thing
+        self._covers = covers
         self._owner = owner
         self._give_back = give_back
         self._last: dict[Stream, Event] = {}
@@ -228,6 +257,8 @@ class Lease(Generic[T]):
             self._return()
 
     def _return(self) -> None:
+        if self._covers and self._owner.device is not None:
+            freed(self._owner.device, self._covers, "the end of a lease")
         self._give_back(self.thing)
 
 

@@ -12,6 +12,7 @@ from buffers.host_mirror import HostMirror
 from buffers.row_memory import RowMemory
 from buffers.row_order import RowOrder
 from buffers.rows import RowUse, Slots, Use, as_rows, index_of
+from buffers.slots import SlotAllocator
 from buffers.transfer import to_device
 from streams.device import Device
 from streams.event import Event
@@ -80,7 +81,7 @@ class RelayBuffer:
         self.strict = strict
         self._needs_host_values = needs_host_values
         self._memory = RowMemory(device, num_slots + 1, fields, strict=strict, name=name)
-        self._order = RowOrder(name, self._memory.tensors, strict=strict)
+        self._order = RowOrder(device, name, self._memory.tensors, strict=strict)
 
     def __repr__(self) -> str:
         return (
@@ -102,6 +103,10 @@ class RelayBuffer:
     def mirror(self) -> HostMirror:
         """The host's copy of all fields; opened when first asked for."""
         return HostMirror(self, needs_host_values=self._needs_host_values)
+
+    def follow(self, allocator: SlotAllocator) -> None:
+        """Say that its slots own the rows: to a hazard checker, freeing one writes its row."""
+        allocator.follow(self._order.freed)
 
     def close(self) -> None:
         """Give back the mirror's stream, if it was opened; await what was resolved first."""

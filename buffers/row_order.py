@@ -6,12 +6,15 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from buffers.access import Access
-from buffers.errors import NoCurrentStreamError
+from buffers.errors import NoCurrentStreamError, RowNotWrittenError, StaleRowError
 from buffers.row_ledger import RowLedger
 from buffers.rows import RowUse, Use
+from buffers.slots import Slot
 from streams.current import current_stream
+from streams.device import Device
 from streams.event import Event
 from streams.launch import Launch
+from streams.monitor import freed, told
 from streams.stream import Stream
 
 __all__ = ["RowOrder"]
@@ -26,7 +29,10 @@ class RowOrder:
         published: the event of the latest publish, None before the first.
     """
 
-    def __init__(self, name: str, tensors: Mapping[str, Tensor], *, strict: bool) -> None:
+    def __init__(
+        self, device: Device, name: str, tensors: Mapping[str, Tensor], *, strict: bool
+    ) -> None:
+        self._device = device
         self.published: Event | None = None
         self._name = name
         self._strict = strict
@@ -63,6 +69,12 @@ class RowOrder:
             self._note(use, launch, stream)
         return launch
 
+    def freed(self, slot: Slot) -> None:
+        """Tell checkers that the slot's row of each field may be written by others."""
+        if self._device.monitors:
+            rows = [Access(self._name, f, (slot.index,), memory) for f, memory in self._rows(slot)]
+            freed(self._device, rows, "give_back")
+
     def _stream_or_current(self, stream: Stream | None) -> Stream:
         stream = stream or current_stream()
         if stream is None:
@@ -73,10 +85,14 @@ class RowOrder:
         return stream
 
     def _check(self, uses: Iterable[RowUse]) -> None:
-        for use in uses:
-            for ledger in self._books(use):
-                check = ledger.check_read if use.is_read else ledger.check_write
-                check(use.rows.refs)
+        try:
+            for use in uses:
+                for ledger in self._books(use):
+                    check = ledger.check_read if use.is_read else ledger.check_write
+                    check(use.rows.refs)
+        except (StaleRowError, RowNotWrittenError) as error:
+            told(self._device, "stale" if isinstance(error, StaleRowError) else "poison", error)
+            raise
 
     def _predecessors(self, uses: Iterable[RowUse]) -> set[Event]:
         events: set[Event] = set()
@@ -113,6 +129,9 @@ class RowOrder:
 
     def _is_write(self, use: RowUse) -> bool:
         return not use.is_read or (self._strict and use.use is Use.GATHER)  # poison is a write
+
+    def _rows(self, slot: Slot) -> Iterator[tuple[str, Tensor]]:
+        return (item for item in self._tensors.items() if slot.index < item[1].shape[0])
 
     def _books(self, use: RowUse) -> Iterator[RowLedger]:
         return (self._ledgers[field] for field in use.fields)

@@ -5,6 +5,7 @@ generation tells one owner of a row from the next (ABA).
 """
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from buffers.errors import (
@@ -14,6 +15,7 @@ from buffers.errors import (
     SlotsExhaustedError,
     StaleSlotError,
 )
+from streams.hazards.tasks import handoff
 
 __all__ = ["PADDING", "Slot", "SlotAllocator"]
 
@@ -66,6 +68,7 @@ class SlotAllocator:
         self._free = list(range(self._first, self._first + capacity))  # a heap: sorted
         self._latest: dict[int, Slot] = {}
         self._in_use: set[int] = set()
+        self._followers: list[Callable[[Slot], object]] = []
 
     def __repr__(self) -> str:
         return f"<SlotAllocator {self.num_free} of {self.capacity} free>"
@@ -93,6 +96,7 @@ class SlotAllocator:
             raise SlotsExhaustedError(
                 f"all {self.capacity} slots are in use; raise max_running or await a result"
             )
+        handoff(self)
         index = heapq.heappop(self._free)
         former = self._latest.get(index)
         slot = Slot(index, former.generation + 1 if former else 1, owner)
@@ -113,8 +117,18 @@ class SlotAllocator:
         """
         if not self.is_current(slot):
             raise self._misuse(slot)
+        for follower in self._followers:
+            follower(slot)
+        handoff(self)
         self._in_use.remove(slot.index)
         heapq.heappush(self._free, slot.index)
+
+    def follow(self, follower: Callable[[Slot], object]) -> None:
+        """Call ``follower`` with each slot that is about to become free; it may not raise.
+
+        For those who keep memory for slots; ``RelayBuffer.follow`` uses it.
+        """
+        self._followers.append(follower)
 
     def is_current(self, slot: Slot) -> bool:
         """Whether ``slot`` is the one that ``take`` returned and is not given back."""

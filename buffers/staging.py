@@ -11,7 +11,9 @@ from torch import Tensor
 from buffers.errors import DtypeError, ShapeError, StagingBusyError, StagingReleasedError
 from streams.device import Device
 from streams.event import Event
+from streams.hazards.tasks import handoff
 from streams.launch import Launch
+from streams.monitor import host_writes
 from streams.stream import Stream
 
 __all__ = ["StagingRing", "StagingSlot"]
@@ -188,6 +190,7 @@ class StagingSlot:
     """
 
     def __init__(self, ring: StagingRing, block: "_Block") -> None:
+        handoff(block)
         block.is_claimed = True
         self._ring = ring
         self._block: _Block | None = block
@@ -213,7 +216,10 @@ class StagingSlot:
         Raises:
             StagingReleasedError: it was uploaded or given back.
         """
-        return self._claimed().memory
+        block = self._claimed()
+        # WAR: the last copy from this memory must be over before anybody writes here.
+        host_writes(self._ring.device, block.memory)
+        return block.memory
 
     def upload(self, stream: Stream, num_rows: int | None = None) -> Launch[Tensor]:
         """Enqueue the copy to the device, and let go of the block.
@@ -239,6 +245,7 @@ class StagingSlot:
     def give_back(self) -> None:
         """Let go of the block; doing it twice does no harm."""
         if self._block is not None:
+            handoff(self._block)
             self._block.is_claimed = False
             self._block = None
 

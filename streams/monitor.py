@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streams.launch import Launch, Operation
     from streams.stream import Stream
 
-__all__ = ["DeviceMonitor", "Span", "told"]
+__all__ = ["DeviceMonitor", "Span", "freed", "host_writes", "told"]
 
 Error = TypeVar("Error", bound=BaseException)
 
@@ -91,3 +91,15 @@ def told(device: "Device | None", kind: str, error: Error) -> Error:
         for monitor in device.monitors:
             monitor.on_misuse(device, kind, str(error))
     return error
+
+
+def host_writes(device: "Device", memory: "Tensor | Access") -> None:
+    """Tell the monitors of ``device`` that the host is about to write what it uses too."""
+    for monitor in device.monitors:
+        monitor.on_host_access(device, memory, is_write=True)
+
+
+def freed(device: "Device", memory: "Iterable[Tensor | Access]", what: str) -> None:
+    """Tell the monitors of ``device`` that others may have ``memory`` from now on."""
+    for monitor in device.monitors:
+        monitor.on_free(device, memory, what)

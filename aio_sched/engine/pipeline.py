@@ -83,6 +83,7 @@ class GenerationPipeline(Pipeline[Batch, HostCopy]):
         self._cache = KVCache(model.config, num_slots, device=device.torch_device)
         # RAW: steps read the cache's zeros, written on torch's current stream; this waits for it.
         self._relay = RelayBuffer(device, num_slots, {"tokens": torch.int64})
+        self._relay.follow(self._slots)
         # One upload a step: a block for each step in flight and one never run out.
         self._decode_staging, self._prefill_staging = (
             StagingRing(device, shape, torch.int64, depth=depth + 1)

@@ -31,6 +31,9 @@ class Observer(Protocol):
     def ran(self) -> None:
         """It has returned."""
 
+    def joined(self, task: "asyncio.Task[Any]") -> None:
+        """The running code learns, without being called back, that ``task`` has ended."""
+
 
 class TaskHosts:
     """The host's actors in strict mode: tasks, plain callbacks, threads, and what is outside.
@@ -94,6 +97,11 @@ class TaskHosts:
             join(self._outside.clock, self._callback.clock)
         self._token = self._callback = None
 
+    def joined(self, task: "asyncio.Task[Any]") -> None:
+        """Order the running code behind all that the task did."""
+        if task in self._tasks:
+            join(self.current().clock, self._tasks[task].clock)
+
     def handoff(self, obj: object) -> None:
         """Order who calls this with an object behind all who called it with that one before."""
         if self._token is None:
@@ -111,7 +119,7 @@ class TaskHosts:
                 self._callback = self._task(task)
             else:
                 self._callback = HostActor(next(self._ids), f"callback {self._token.name}")
-            join(self._callback.clock, self._token.clock)
+                join(self._callback.clock, self._token.clock)
         return self._callback
 
     def _task(self, task: "asyncio.Task[Any]") -> HostActor:
