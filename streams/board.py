@@ -53,7 +53,7 @@ class Board:
         self._is_settling = False
         self._is_closed = False
         self._queries = 0
-        self._lookout = BridgeLookout(self._lanes, self._poller, self._query)
+        self._lookout = BridgeLookout(self._lanes, self._poller, self._query, self._raised)
         if (clock := active_clock()) is not None:
             clock.add_lookout(self._lookout)
 

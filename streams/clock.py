@@ -46,7 +46,7 @@ class Lookout(Protocol):
     """Looks, from time to time, what others have brought about: a bridge, as a rule."""
 
     def would_find(self) -> bool:
-        """Whether a look at what it polls would find something now; changes nothing."""
+        """Whether a look at what it polls would find something now."""
 
     def describe(self) -> list[str]:
         """Say who waits there for what, a line each."""
@@ -111,11 +111,11 @@ class VirtualClock:
 
     def put_off_polls(self, until_ns: int) -> None:
         """Make the looks that are due before ``until_ns`` then: they would find nothing."""
-        polls = [t for _, _, t in self._timers if t.is_poll and t.at_ns < until_ns]
-        self._timers = [entry for entry in self._timers if entry[2] not in polls]
-        heapq.heapify(self._timers)
-        for timer in polls:
-            timer.at_ns = until_ns
+        timers = [timer for _, _, timer in sorted(self._timers) if not timer.is_cancelled]
+        self._timers.clear()
+        for timer in timers:
+            if timer.is_poll:
+                timer.at_ns = max(timer.at_ns, until_ns)
             self._push(timer)
 
     def _push(self, timer: ClockTimer) -> None:

@@ -17,12 +17,13 @@ __all__ = ["BridgeLookout"]
 
 
 class BridgeLookout:
-    """Looks at the lanes of one bridge, and lets nobody go on.
+    """Looks at the lanes of one bridge, and lets nobody go on who got what he waits for.
 
     Args:
         lanes: all lanes, by stream.
         poller: knows which of them are polled; the others are called back.
         query: asks a stream for its counter.
+        raised: told what a question raised; lets the lane's waiters fail with it.
     """
 
     def __init__(
@@ -30,10 +31,12 @@ class BridgeLookout:
         lanes: "Mapping[Stream, Lane]",
         poller: Poller,
         query: "Callable[[Stream, int], int]",
+        raised: Callable[[Lane, Exception], object],
     ) -> None:
         self._lanes = lanes
         self._poller = poller
         self._query = query
+        self._raised = raised
 
     def would_find(self) -> bool:
         """Whether a look at the polled lanes would find something now."""
@@ -50,5 +53,6 @@ class BridgeLookout:
         try:
             known = max(lane.stream.completed, lane.known_done)
             return known >= lane.head or self._query(lane.stream, lane.head) >= lane.head
-        except Exception:  # the poller will meet it, and tell whom it concerns
+        except Exception as error:  # as when the poller meets it; it might not meet it again
+            self._raised(lane, error)
             return True

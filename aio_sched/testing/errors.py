@@ -1,12 +1,8 @@
 """What a virtual-clock event loop finds out about the program that it runs."""
 
-from streams.errors import AioSchedError
+from streams.errors import AioSchedError, DeadlockError
 
 __all__ = ["DeadlockError", "LivelockError"]
-
-
-class DeadlockError(AioSchedError, RuntimeError):
-    """Nothing can ever run again; the text says who waits, where and for what."""
 
 
 class LivelockError(AioSchedError, RuntimeError):

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter, deque
 from typing import Any
 
-from aio_sched.testing.strategies import Choice, Order
+from aio_sched.testing.strategies import Choice, FifoOrder, Order
 
 __all__ = ["ReadySteps"]
 
@@ -13,6 +13,7 @@ __all__ = ["ReadySteps"]
 _STEPS = frozenset(
     {"TaskStepMethWrapper", "task_wakeup", "__step", "__wakeup", "TaskWakeupMethWrapper"}
 )
+_FIFO = FifoOrder()
 
 
 class ReadySteps:
@@ -52,14 +53,16 @@ class ReadySteps:
         self._rearrange(ready, tasks, [steps[place] for place in choice])
 
     def _choose(self, tasks: list[asyncio.Task[Any]]) -> Choice:
-        choice = self._order.choose(tasks)
+        order, self._order = self._order, _FIFO  # if it fails, the clean-up needs no strategy
+        choice = order.choose(tasks)
         if choice == tuple(range(len(tasks))):
             choice = None
         if choice is not None and not _is_valid(choice, len(tasks)):
             raise ValueError(
-                f"{self._order!r} chose {choice} of {len(tasks)} ready steps; give each "
+                f"{order!r} chose {choice} of {len(tasks)} ready steps; give each "
                 "position once at most, and at least one"
             )
+        self._order = order
         self.choices.append(choice)
         return choice
 

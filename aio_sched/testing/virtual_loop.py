@@ -36,6 +36,8 @@ Args = TypeVarTuple("Args")
 _COUNTED_SHARE = 0.1
 # Turns for the clean-up after a livelock was found.
 _GRACE_TURNS = 10_000
+# How often tasks are cancelled again that wait on in the clean-up after a deadlock.
+_MOST_CANCELS = 10
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -73,6 +75,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     _scheduled: list[asyncio.TimerHandle]
     _signal_handlers: dict[int, asyncio.Handle]
     _clock_resolution: float
+    _closed = True  # until the base class has made it
 
     def __init__(
         self,
@@ -92,6 +95,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._steps = ReadySteps(strategy or (RandomOrder(seed) if shuffle else FifoOrder()))
         super().__init__(_Selector(self._before_turn))
         self._clock_resolution = 1e-9
+        self._deadlock: DeadlockError | None = None
+        self._cancels_left = _MOST_CANCELS
         self.set_task_factory(TaskFactory())  # type: ignore[arg-type]  # its tasks are this loop's
 
     @property
@@ -112,10 +117,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         with use_clock(self.clock):
             super().run_forever()
 
+    def close(self) -> None:
+        """Close, and let go of what was found."""
+        super().close()
+        self._deadlock = None
+
     # What there is not ------------------------------------------------------
 
     def run_in_executor(
-        self, executor: object, func: Callable[[Unpack[Args]], T], *args: Unpack[Args]
+        self, executor: object, func: Callable[[Unpack[Args]], T], *args: *Args
     ) -> "asyncio.Future[T]":
         """Run ``func`` here and now; a function that waits for this loop never returns."""
         self._check_closed()  # type: ignore[attr-defined]  # private
@@ -153,7 +163,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self,
         when: float,
         callback: Callable[[Unpack[Args]], object],
-        *args: Unpack[Args],
+        *args: *Args,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """Call ``callback`` at a virtual time in seconds."""
@@ -189,7 +199,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if self._ready:
                 return  # a look takes time, in which something else came due
             if timer_ns is None:
-                raise DeadlockError(self._deadlock(is_polling=event_ns is not None))
+                self._stuck(is_polling=event_ns is not None)
+                return
             clock.put_off_polls(timer_ns)
             event_ns = None
         clock.advance_to(min(ns for ns in (timer_ns, event_ns) if ns is not None))
@@ -216,12 +227,29 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 f"{busy_tasks(self, self._steps.num_runs)}"
             )
 
-    def _deadlock(self, *, is_polling: bool) -> str:
-        how = "only polls could run, of which none will find anything" if is_polling else "no timer"
-        return (
+    def _stuck(self, *, is_polling: bool) -> None:
+        """Raise; but let the clean-up after a deadlock end, also of what waits on in it."""
+        if self._deadlock is not None and self._cancel_again(self._deadlock):
+            return
+        how = "no timer is set, and no event due"
+        if is_polling:
+            how = "only polls could run, and none would find anything"
+        self._deadlock = DeadlockError(
             f"nothing can ever run again at {self.time():.9f} s of virtual time "
             f"(seed {self.seed}): {how}\n{wait_graph(self)}"
         )
+        raise self._deadlock
+
+    def _cancel_again(self, found: DeadlockError) -> bool:
+        """Cancel once more what was cancelled and waits on; False if there is no such task."""
+        waiting = [task for task in asyncio.all_tasks(self) if task.cancelling()]
+        self._cancels_left -= 1
+        if not waiting or self._cancels_left < 0:
+            return False
+        found.add_note(f"while it was cancelled a task waited for ever again\n{wait_graph(self)}")
+        for task in sorted(waiting, key=hash):
+            task.cancel()
+        return True
 
 
 class _Selector(selectors.BaseSelector):
