@@ -8,6 +8,7 @@ current.py      the current stream, also across ``await``
 cpu.py          the CPU device: a FIFO worker thread per stream
 accelerator.py  every ``torch.accelerator`` device (CUDA, ROCm, XPU, ...); its streams are in
                 accelerator_stream.py, with native.py, issuer.py and device_clock.py below
+simulated/      the simulated device: virtual time, schedules and faults by seed
 lifetime.py     open devices at exit and across a fork
 failure.py      what a launch raised
 bridge.py       ``PollingBridge``: the one place where the host waits for a device

@@ -163,7 +163,7 @@ class Device(ABC):
         """
         check_blocking(f"Device.synchronize() on {self.name}")
         for stream in self.streams:
-            stream.block_until(stream._mark("synchronize").number)
+            stream._mark("synchronize").block()
 
     async def drain(self, timeout: float | None = None) -> None:
         """Suspend until all work put on the streams so far is done.

@@ -223,7 +223,7 @@ def test_parameters_and_inference_tensors_can_be_sampled() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     loss = (weight * weight).sum()
     run_sampled(sampled(weight.data.clone(), weight), nothing)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's, bare
     assert weight.grad is not None
     assert weight.grad.tolist() == [2, 2]
     with torch.inference_mode():

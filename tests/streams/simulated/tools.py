@@ -12,7 +12,7 @@ from streams.simulated import SimProfile
 __all__ = ["FIXED", "Spans", "add", "copy_of", "fill", "nothing", "tagged"]
 
 #: Every launch takes 10 us, so that tests can say when what happens.
-FIXED = SimProfile("fixed", *[(10, 10)] * 5, query_us=1.0)
+FIXED = SimProfile("fixed", (10, 10), (10, 10), (10, 10), (10, 10), (10, 10), query_us=1.0)
 
 
 class Spans(DeviceMonitor):
