@@ -1,0 +1,151 @@
+"""Which run of a scenario: everything that decides what happens in it."""
+
+import enum
+import random
+import re
+from dataclasses import dataclass, replace
+
+from aio_sched.testing.strategies import (
+    Choice,
+    DelayOne,
+    FifoOrder,
+    Order,
+    PctOrder,
+    RandomOrder,
+    Replay,
+)
+from streams.simulated import PROFILES, Fault
+
+__all__ = ["STRATEGIES", "CancelKind", "Schedule", "draw_schedule"]
+
+STRATEGIES = ("random", "pct", "single_cancel", "delay_one")
+
+
+class CancelKind(enum.Enum):
+    """How a run is cut short."""
+
+    NATIVE = "native"  # Task.cancel, as asyncio.timeout and wait_for use it
+    ANYIO = "anyio"  # CancelScope.cancel, which goes on until the scope is left
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One run: the same schedule gives the same run, in any process.
+
+    Attributes:
+        seed: of the simulated device, and of the order of tasks.
+        profile: of the simulated device.
+        order_name: ``"fifo"``, ``"random"``, ``"pct"`` or ``"delay"``.
+        overlap: whether the schedulers overlap.
+        is_strict: whether the hazard checker keeps a clock per task.
+        faults: what goes wrong.
+        delay: the task step that ``"delay"`` puts off.
+        cancel_at: the await point at which the scenario is cancelled; None: never.
+        cancel_kind: how.
+        num_steps: about how many task steps a run has, for ``"pct"``.
+        choices: of another run, to be made again instead of an order's own.
+    """
+
+    seed: int = 0
+    profile: str = "friendly"
+    order_name: str = "fifo"
+    overlap: bool = True
+    is_strict: bool = False
+    faults: tuple[Fault, ...] = ()
+    delay: int = 0
+    cancel_at: int | None = None
+    cancel_kind: CancelKind = CancelKind.NATIVE
+    num_steps: int = 1000
+    choices: tuple[Choice, ...] | None = None
+
+    def order(self) -> Order:
+        """Make the order of tasks for one run."""
+        if self.choices is not None:
+            return Replay(self.choices)
+        match self.order_name:
+            case "fifo":
+                return FifoOrder()
+            case "random":
+                return RandomOrder(self.seed)
+            case "pct":
+                return PctOrder(self.seed, steps=self.num_steps)
+            case "delay":
+                return DelayOne(self.delay, turns=None)
+        raise ValueError(f"order {self.order_name!r} is unknown; use fifo, random, pct or delay")
+
+    def arguments(self) -> str:
+        """Return the arguments of ``aio-sched explore`` that make this run again."""
+        parts = [f"--replay {self.seed}:{self.profile}:{self.order_name}"]
+        if self.order_name == "delay":
+            parts.append(f"--delay {self.delay}")
+        if self.order_name == "pct":
+            parts.append(f"--steps {self.num_steps}")
+        if self.is_strict:
+            parts.append("--strict")
+        if self.cancel_at is not None:
+            parts.append(f"--cancel {self.cancel_kind.value}:{self.cancel_at}")
+        parts += [f"--fault {_fault_text(fault)}" for fault in self.faults]
+        if self.choices is not None:
+            parts.append(f"--choices '{choices_text(self.choices)}'")
+        return " ".join(parts)
+
+
+def draw_schedule(seed: int, order_name: str, *, profiles: tuple[str, ...] = ()) -> Schedule:
+    """Draw a run by seed: a profile, and whether the checker is strict."""
+    names = profiles or tuple(PROFILES)
+    dice = random.Random(f"schedule/{seed}")
+    return Schedule(
+        seed, dice.choice(names), order_name, is_strict=dice.random() < 0.5
+    )
+
+
+def with_choices(schedule: Schedule, choices: tuple[Choice, ...]) -> Schedule:
+    """Return the run that makes these choices of the order of tasks."""
+    return replace(schedule, choices=choices)
+
+
+def choices_text(choices: tuple[Choice, ...]) -> str:
+    """Write choices in one line: those that are not first in, first out, by their turn."""
+    return ";".join(
+        f"{turn}={','.join(map(str, choice))}"
+        for turn, choice in enumerate(choices)
+        if choice is not None
+    )
+
+
+def parse_choices(text: str) -> tuple[Choice, ...]:
+    """Read what ``choices_text`` wrote.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if text and not re.fullmatch(r"\d+=\d+(,\d+)*(;\d+=\d+(,\d+)*)*", text):
+        raise ValueError(f"choices {text!r} are not turn=place,place;turn=place,...")
+    made: dict[int, Choice] = {}
+    for entry in filter(None, text.split(";")):
+        turn, _, places = entry.partition("=")
+        made[int(turn)] = tuple(int(place) for place in places.split(","))
+    return tuple(made.get(turn) for turn in range(max(made, default=-1) + 1))
+
+
+def _fault_text(fault: Fault) -> str:
+    step = "" if fault.step is None else str(fault.step)
+    nth = "every" if fault.nth is None else str(fault.nth)
+    return ":".join((fault.kind.value, fault.stage or "", fault.label or "", step, nth))
+
+
+def parse_fault(text: str) -> Fault:
+    """Read a fault as ``Schedule.arguments`` writes it: kind:stage:label:step:nth.
+
+    Raises:
+        ValueError: it is none.
+    """
+    kind, *rest = text.split(":")
+    stage, label, step, nth = (*rest, "", "", "", "")[:4]
+    return Fault(
+        kind,  # type: ignore[arg-type]  # made a FaultKind there, or refused with a list
+        stage or None,
+        label or None,
+        int(step) if step else None,
+        None if nth == "every" else int(nth or 1),
+    )

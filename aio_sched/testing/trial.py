@@ -1,0 +1,207 @@
+"""One run of a scenario, on a simulated device in virtual time, and what came of it."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Unpack
+
+import anyio
+
+from aio_sched.config import SchedulerOptions
+from aio_sched.lifecycle import Scheduler
+from aio_sched.loop import OverlapScheduler, SequentialScheduler
+from aio_sched.stages import Pipeline
+from aio_sched.testing.await_points import AwaitPoints
+from aio_sched.testing.calls import CallLog
+from aio_sched.testing.run import virtual_run
+from aio_sched.testing.schedule import CancelKind, Schedule
+from aio_sched.testing.strategies import Choice
+from aio_sched.trace import TraceRecorder
+from streams.device import Device, open_device
+from streams.hazards import HazardChecker, Report
+from streams.simulated import Fault, FaultPlan
+
+__all__ = ["Outcome", "Scenario", "Trial", "run_once"]
+
+Scenario = Callable[["Trial"], Awaitable[Any]]
+"""What is explored: a coroutine function that runs pipelines and returns their results."""
+
+
+class Trial:
+    """What a scenario is given: a device, and schedulers that are to be used with it.
+
+    Attributes:
+        device: a simulated device; the trial closes it.
+        overlap: False in the run that says what is right: nothing overlaps there.
+        dice: random numbers of the scenario's own, the same ones in every run.
+    """
+
+    def __init__(self, device: Device, *, overlap: bool, points: AwaitPoints) -> None:
+        self.device = device
+        self.overlap = overlap
+        self.dice = random.Random(0)
+        self.recorder = TraceRecorder()
+        self._points = points
+        self._checks: list[Callable[[], object]] = []
+
+    def scheduler(self, pipeline: Pipeline[Any, Any], **options: Unpack[SchedulerOptions]) -> Scheduler:
+        """Return the scheduler to run ``pipeline`` with, to be used in ``async with``.
+
+        Args:
+            pipeline: a fresh one.
+            options: the scheduler's.
+        """
+        self.watch(pipeline)
+        kind = OverlapScheduler if self.overlap else SequentialScheduler
+        monitors = (*options.pop("monitors", ()), self.recorder)
+        return kind(pipeline, self.device, **options, monitors=monitors)
+
+    def watch(self, pipeline: Pipeline[Any, Any]) -> None:
+        """Let the await points of a pipeline's stages be among those where a run is cut short.
+
+        ``scheduler`` does this; for pipelines that something else runs, an ``Engine`` for one.
+        """
+        self._points.watch(pipeline)
+
+    def at_rest(self, check: Callable[[], object]) -> None:
+        """Call ``check`` when the scenario has ended, however it did, and the device is dry.
+
+        Args:
+            check: raises, or returns False, if something was left behind.
+        """
+        self._checks.append(check)
+
+    def left_behind(self) -> list[str]:
+        """Run the checks; return what they complain of."""
+        complaints = []
+        for check in self._checks:
+            try:
+                if check() is False:
+                    complaints.append(f"{getattr(check, '__qualname__', check)} returned False")
+            except Exception as error:
+                complaints.append(f"{getattr(check, '__qualname__', check)} raised {error!r}")
+        return complaints
+
+
+@dataclass
+class Outcome:
+    """What one run did.
+
+    Attributes:
+        schedule: which run it was, with the choices that were made.
+        result: what the scenario returned.
+        error: what it raised.
+        reports: of the hazard checker.
+        left_behind: tasks, and complaints of checks, after its end.
+        calls: hash of the sequence of device calls.
+        makespan_s: virtual seconds until the scenario ended.
+        num_points: await points that it passed.
+        recorder: of the trace, for a picture.
+        unfired: faults that never struck.
+        choices: which task steps ran in each turn, for a replay.
+    """
+
+    schedule: Schedule
+    choices: tuple[Choice, ...] = ()
+    result: Any = None
+    error: BaseException | None = None
+    reports: list[Report] = field(default_factory=list)
+    left_behind: list[str] = field(default_factory=list)
+    calls: str = ""
+    makespan_s: float = 0.0
+    num_points: int = 0
+    recorder: TraceRecorder | None = None
+    unfired: tuple[Fault, ...] = ()
+
+
+def run_once(
+    scenario: Scenario,
+    schedule: Schedule,
+    *,
+    check: bool = True,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> Outcome:
+    """Run a scenario once, in virtual time.
+
+    Args:
+        scenario: what to run.
+        schedule: how.
+        check: watch for hazards.
+        loop_factory: another loop to run on, ``asyncio.new_event_loop`` for one. The order of
+            tasks is that loop's then, and only the device's time is virtual.
+    """
+    outcome = Outcome(schedule)
+    order = schedule.order()
+    is_strict = schedule.is_strict and loop_factory is None
+    checker = HazardChecker(strict=is_strict) if check else None
+    run = _Run(scenario, schedule, checker, outcome)
+    try:
+        if loop_factory is None:
+            observers = (checker.observer(),) if checker is not None and is_strict else ()
+            virtual_run(run.main(), strategy=order, observers=observers)
+        else:
+            with asyncio.Runner(loop_factory=loop_factory) as runner:
+                runner.run(run.main())
+    except (Exception, asyncio.CancelledError) as error:
+        outcome.error = error
+    if checker is not None:
+        outcome.reports = checker.reports
+    outcome.choices = tuple(run.choices())
+    return outcome
+
+
+class _Run:
+    def __init__(
+        self, scenario: Scenario, schedule: Schedule, checker: HazardChecker | None, outcome: Outcome
+    ) -> None:
+        self._scenario = scenario
+        self._schedule = schedule
+        self._checker = checker
+        self._outcome = outcome
+        self._loop: Any = None
+
+    def choices(self) -> Any:
+        return getattr(self._loop, "choices", ())
+
+    async def main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        schedule, plan = self._schedule, FaultPlan(self._schedule.faults)
+        with open_device("sim", seed=schedule.seed, profile=schedule.profile, faults=plan) as device:
+            calls = CallLog()
+            device.add_monitor(calls)
+            if self._checker is not None:
+                device.add_monitor(self._checker)
+            points = AwaitPoints(schedule.cancel_at)
+            trial = Trial(device, overlap=schedule.overlap, points=points)
+            device.add_monitor(trial.recorder)
+            try:
+                await self._drive(trial, points)
+            finally:
+                outcome = self._outcome
+                outcome.makespan_s = self._loop.time()
+                outcome.calls = calls.digest
+                outcome.num_points = points.num_passed
+                outcome.recorder = trial.recorder
+                outcome.unfired = plan.unfired
+                outcome.left_behind = [*_tasks_left(), *trial.left_behind()]
+
+    async def _drive(self, trial: Trial, points: AwaitPoints) -> None:
+        driving = points.counted(self._scenario(trial))
+        if self._schedule.cancel_at is None:
+            self._outcome.result = await driving
+        elif self._schedule.cancel_kind is CancelKind.NATIVE:
+            task = asyncio.ensure_future(driving)
+            points.cancel = task.cancel
+            await asyncio.wait([task])
+            if not task.cancelled():
+                self._outcome.result = task.result()
+        else:
+            with anyio.CancelScope() as scope:
+                points.cancel = scope.cancel
+                self._outcome.result = await driving
+
+
+def _tasks_left() -> list[str]:
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    return [f"task {task.get_name()!r} still runs" for task in left if not task.done()]

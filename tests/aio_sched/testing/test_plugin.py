@@ -1,0 +1,125 @@
+"""The pytest plugin, and the virtual loop under pytest-asyncio and anyio's own plugin."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+_VIRTUAL_ASYNCIO = """
+from aio_sched.testing import VirtualLoop
+
+def pytest_asyncio_loop_factories():
+    return {"virtual": VirtualLoop}
+"""
+
+_SETTINGS = """[pytest]
+asyncio_default_fixture_loop_scope = function
+filterwarnings = error
+"""
+
+
+@pytest.fixture
+def bare(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A project that knows nothing of this one but that it is installed."""
+    for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG", "PYTEST_ADDOPTS"):
+        monkeypatch.delenv(name, raising=False)
+    pytester.makeini(_SETTINGS + "asyncio_mode = auto\n")
+    return pytester
+
+
+def test_fixture_gives_a_fresh_loop_and_closes_it(bare: pytest.Pytester) -> None:
+    """Each test has a loop of its own, whose tasks are cancelled in the end."""
+    bare.makepyfile("""
+        import asyncio
+
+        seen = []
+
+        def test_first(virtual_loop):
+            async def left():
+                try:
+                    await asyncio.sleep(9)
+                finally:
+                    seen.append("cancelled")
+            task = virtual_loop.create_task(left())
+            virtual_loop.run_until_complete(asyncio.sleep(5))
+            assert virtual_loop.time() == 5
+            seen.extend([virtual_loop, task])
+
+        def test_second(virtual_loop):
+            loop, task, end = seen
+            assert virtual_loop is not loop
+            assert virtual_loop.time() == 0
+            assert loop.is_closed() and end == "cancelled" and task.cancelled()
+        """)
+    bare.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=2)
+
+
+def test_seed_comes_from_the_command_line(bare: pytest.Pytester) -> None:
+    """So a failure that was found with a seed can be repeated."""
+    bare.makepyfile("def test_it(virtual_loop): assert virtual_loop.seed == 41")
+    bare.runpytest_subprocess("--aio-sched-seed", "41").assert_outcomes(passed=1)
+    bare.runpytest_subprocess().assert_outcomes(failed=1)
+
+
+def test_plugin_imports_nothing_heavy() -> None:
+    """Every pytest of the environment imports it, also where nobody asks for a loop."""
+    code = "import sys, aio_sched_pytest; print({'torch', 'aio_sched', 'streams'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout == "set()\n"
+
+
+def test_pytest_asyncio_runs_tests_in_virtual_time(bare: pytest.Pytester) -> None:
+    """As a loop factory: fixtures, sleeps, timeouts and a deadlock that fails one test only."""
+    bare.makeconftest(_VIRTUAL_ASYNCIO)
+    bare.makepyfile("""
+        import asyncio
+        import pytest
+        import pytest_asyncio
+
+        @pytest_asyncio.fixture
+        async def warm():
+            await asyncio.sleep(100)
+            yield asyncio.get_running_loop().time()
+            await asyncio.sleep(100)
+
+        async def test_time(warm):
+            await asyncio.sleep(900)
+            assert (warm, asyncio.get_running_loop().time()) == (100, 1000)
+
+        async def test_timeout():
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(60):
+                    await asyncio.Event().wait()
+
+        async def test_deadlock(warm):
+            await asyncio.Event().wait()
+
+        async def test_other(warm):
+            assert warm == 100
+        """)
+    result = bare.runpytest_subprocess()
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["*DeadlockError: nothing can ever run again at 100.0*"])
+
+
+def test_anyio_plugin_runs_tests_in_virtual_time(bare: pytest.Pytester) -> None:
+    """As a loop factory in the backend's options."""
+    bare.makeini(_SETTINGS)  # pytest-asyncio is installed, and in its strict mode leaves these be
+    bare.makepyfile("""
+        import anyio
+        import pytest
+        from aio_sched.testing import VirtualLoop
+
+        pytestmark = pytest.mark.anyio
+
+        @pytest.fixture
+        def anyio_backend():
+            return "asyncio", {"loop_factory": VirtualLoop}
+
+        async def test_time():
+            await anyio.sleep(1000)
+            assert anyio.current_time() >= 1000
+        """)
+    bare.runpytest_subprocess().assert_outcomes(passed=1)
