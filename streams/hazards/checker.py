@@ -49,6 +49,7 @@ class HazardChecker(DeviceMonitor):
     Attributes:
         reports: one per kind, memory, stages and lines; ``count`` says how often.
         num_accesses: accesses that were checked, rows counted singly.
+        memory: what accesses have named so far; its length is the number of storages.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class HazardChecker(DeviceMonitor):
         self.num_accesses = 0
         self._on_report = on_report
         self._order = Order()
-        self._memory = Memory()
+        self.memory = Memory()
         self._hosts = TaskHosts(self._order.ids) if strict else None
         self._host = HostActor(next(self._order.ids), "host")
         self._places: dict[Any, int] = {}  # of reports, by what makes them one
@@ -200,13 +201,13 @@ class HazardChecker(DeviceMonitor):
                 "and Access(buffer, field, rows, memory) in reads= and writes="
             )
         found: dict[Use, list[int | None]] = {}
-        for cell, row in self._memory.pieces(memory):
+        for cell, row in self.memory.pieces(memory):
             self.num_accesses += 1
             for other in cell.access(use, clock):
                 found.setdefault(other, []).append(row)
         for other, rows in found.items():
             named = tuple(sorted({row for row in rows if row is not None}))
-            self._conflict(self._memory.name(memory), named, use, other, device)
+            self._conflict(self.memory.name(memory), named, use, other, device)
 
     # Reports --------------------------------------------------------------
 
