@@ -1,4 +1,4 @@
-"""The command line: ``aio-sched demo | bench | doctor``."""
+"""The command line: ``aio-sched demo | bench | explore | doctor``."""
 
 import argparse
 import asyncio
@@ -40,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
     kinds = bench.add_subparsers(required=True, metavar="WHAT")
     _add_bench_bridge(kinds.add_parser("bridge", help="wake latency and CPU of each wait policy"))
     _add_bench_loop(kinds.add_parser("loop", help="how much of the host work overlap hides"))
+    explored = commands.add_parser("explore", help="run a scenario under many schedules")
+    _add_explore(explored)
     doctor = commands.add_parser("doctor", help="what this machine has, for a bug report")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -181,6 +183,39 @@ def _bench(run: Callable[..., list[Any]], chosen: dict[str, Any], *, as_json: bo
     if as_json:
         print(json.dumps(rows, indent=1))
     return 0
+
+
+# explore ----------------------------------------------------------------------
+
+
+def _add_explore(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scenario", help="module:function, a coroutine function of a Trial")
+    parser.add_argument("--seeds", type=int, default=200, help="how many (200)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them (0)")
+    parser.add_argument("--strategy", default="random", help=_STRATEGIES)
+    parser.add_argument(
+        "--profile", action="append", help="of the simulated device; may be repeated (all)"
+    )
+    parser.add_argument("--shrinks", type=int, default=60, help="runs to simplify a finding (60)")
+    parser.add_argument("--timeline", type=Path, help="write the failing schedule here, as SVG")
+    again = parser.add_argument_group("one run again, as a finding prints it")
+    again.add_argument("--replay", metavar="SEED:PROFILE:ORDER")
+    again.add_argument("--delay", type=int, default=0, help="the task step that is put off")
+    again.add_argument("--steps", type=int, default=1000, help="task steps, for pct")
+    again.add_argument("--strict", action="store_true", help="a clock for each task")
+    again.add_argument("--cancel", metavar="KIND:POINT", help="native:3, for one")
+    again.add_argument("--fault", action="append", default=[], metavar="KIND:STAGE:LABEL:STEP:NTH")
+    again.add_argument("--choices", metavar="TURN=PLACES;...", help="the order of the tasks")
+    parser.set_defaults(run=_explore)
+
+
+def _explore(options: argparse.Namespace) -> int:
+    from aio_sched.testing.command import run_explore
+
+    return run_explore(options)
+
+
+_STRATEGIES = "random (as it is), pct, single_cancel, delay_one"
 
 
 # doctor -----------------------------------------------------------------------

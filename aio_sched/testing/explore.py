@@ -6,13 +6,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from aio_sched.testing.compare import differs
+from aio_sched.testing.errors import DeadlockError, LivelockError
 from aio_sched.testing.schedule import STRATEGIES, CancelKind, Schedule, draw_schedule
 from aio_sched.testing.shrink import shrink
 from aio_sched.testing.trial import Outcome, Scenario, run_once
 from streams.errors import AioSchedError
 from streams.hazards import Report
 
-__all__ = ["Exploration", "ExplorationError", "Finding", "assert_same_results", "explore"]
+__all__ = [
+    "Exploration",
+    "ExplorationError",
+    "Finding",
+    "Judge",
+    "assert_same_results",
+    "explore",
+    "judge_of",
+]
 
 
 @dataclass(frozen=True)
@@ -117,10 +126,7 @@ def explore(
         ExplorationError: the scenario goes wrong without any overlap.
     """
     schedules = _schedules(scenario, seeds, strategy, profiles)
-    expected = run_once(scenario, Schedule(overlap=False), check=check)
-    judge = _Judge(scenario, expected)
-    if what := judge.complaints(expected):
-        raise ExplorationError(judge.finding(expected, what), 1)
+    judge = judge_of(scenario, check=check)
     num_runs, calls, makespans_s = 0, set[str](), list[float]()
     for schedule in schedules:
         outcome = run_once(scenario, schedule, check=check)
@@ -173,8 +179,26 @@ def _each_delay(scenario: Scenario, first: Schedule) -> Iterator[Schedule]:
     return (replace(first, order_name="delay", delay=step) for step in range(num_turns))
 
 
-class _Judge:
-    """Knows what is right."""
+def judge_of(scenario: Scenario, *, check: bool = True) -> "Judge":
+    """Run a scenario without overlap, and take what comes of it for right.
+
+    Raises:
+        ExplorationError: it goes wrong even so.
+    """
+    expected = run_once(scenario, Schedule(overlap=False), check=check)
+    judge = Judge(scenario, expected)
+    if what := judge.complaints(expected):
+        raise ExplorationError(judge.finding(expected, what), 1)
+    return judge
+
+
+class Judge:
+    """Knows what is right.
+
+    Args:
+        scenario: whose runs it judges.
+        expected: a run that went right.
+    """
 
     def __init__(self, scenario: Scenario, expected: Outcome) -> None:
         self._scenario = scenario
@@ -215,14 +239,17 @@ class _Judge:
     def finding(self, outcome: Outcome, what: tuple[str, ...], num_runs: int = 0) -> Finding:
         """Describe a run that goes wrong."""
         return Finding(
-            what, outcome.schedule, outcome, tuple(outcome.reports), name_of(self._scenario), num_runs
+            what,
+            outcome.schedule,
+            outcome,
+            tuple(outcome.reports),
+            name_of(self._scenario),
+            num_runs,
         )
 
 
 def _is_a_proper_end(error: BaseException) -> bool:
     """Whether a run that was disturbed may end so: not by a deadlock, and not by our own bug."""
-    from aio_sched.testing.errors import DeadlockError, LivelockError
-
     return not isinstance(error, DeadlockError | LivelockError | AssertionError)
 
 

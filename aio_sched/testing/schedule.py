@@ -3,7 +3,7 @@
 import enum
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from aio_sched.testing.strategies import (
     Choice,
@@ -15,9 +15,11 @@ from aio_sched.testing.strategies import (
     Replay,
 )
 from streams.simulated import PROFILES, Fault
+from streams.simulated.profile import as_profile
 
 __all__ = ["STRATEGIES", "CancelKind", "Schedule", "draw_schedule"]
 
+_ORDERS = ("fifo", "random", "pct", "delay")
 STRATEGIES = ("random", "pct", "single_cancel", "delay_one")
 
 
@@ -44,6 +46,9 @@ class Schedule:
         cancel_kind: how.
         num_steps: about how many task steps a run has, for ``"pct"``.
         choices: of another run, to be made again instead of an order's own.
+
+    Raises:
+        ValueError: no profile or order has this name.
     """
 
     seed: int = 0
@@ -58,6 +63,12 @@ class Schedule:
     num_steps: int = 1000
     choices: tuple[Choice, ...] | None = None
 
+    def __post_init__(self) -> None:
+        as_profile(self.profile)
+        if self.order_name not in _ORDERS:
+            known = ", ".join(map(repr, _ORDERS))
+            raise ValueError(f"order {self.order_name!r} is unknown; use one of {known}")
+
     def order(self) -> Order:
         """Make the order of tasks for one run."""
         if self.choices is not None:
@@ -69,9 +80,7 @@ class Schedule:
                 return RandomOrder(self.seed)
             case "pct":
                 return PctOrder(self.seed, steps=self.num_steps)
-            case "delay":
-                return DelayOne(self.delay, turns=None)
-        raise ValueError(f"order {self.order_name!r} is unknown; use fifo, random, pct or delay")
+        return DelayOne(self.delay, turns=None)
 
     def arguments(self) -> str:
         """Return the arguments of ``aio-sched explore`` that make this run again."""
@@ -94,14 +103,7 @@ def draw_schedule(seed: int, order_name: str, *, profiles: tuple[str, ...] = ())
     """Draw a run by seed: a profile, and whether the checker is strict."""
     names = profiles or tuple(PROFILES)
     dice = random.Random(f"schedule/{seed}")
-    return Schedule(
-        seed, dice.choice(names), order_name, is_strict=dice.random() < 0.5
-    )
-
-
-def with_choices(schedule: Schedule, choices: tuple[Choice, ...]) -> Schedule:
-    """Return the run that makes these choices of the order of tasks."""
-    return replace(schedule, choices=choices)
+    return Schedule(seed, dice.choice(names), order_name, is_strict=dice.random() < 0.5)
 
 
 def choices_text(choices: tuple[Choice, ...]) -> str:

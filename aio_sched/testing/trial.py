@@ -45,7 +45,9 @@ class Trial:
         self._points = points
         self._checks: list[Callable[[], object]] = []
 
-    def scheduler(self, pipeline: Pipeline[Any, Any], **options: Unpack[SchedulerOptions]) -> Scheduler:
+    def scheduler(
+        self, pipeline: Pipeline[Any, Any], **options: Unpack[SchedulerOptions]
+    ) -> Scheduler:
         """Return the scheduler to run ``pipeline`` with, to be used in ``async with``.
 
         Args:
@@ -54,8 +56,8 @@ class Trial:
         """
         self.watch(pipeline)
         kind = OverlapScheduler if self.overlap else SequentialScheduler
-        monitors = (*options.pop("monitors", ()), self.recorder)
-        return kind(pipeline, self.device, **options, monitors=monitors)
+        options["monitors"] = (*options.get("monitors", ()), self.recorder)
+        return kind(pipeline, self.device, **options)
 
     def watch(self, pipeline: Pipeline[Any, Any]) -> None:
         """Let the await points of a pipeline's stages be among those where a run is cut short.
@@ -153,7 +155,11 @@ def run_once(
 
 class _Run:
     def __init__(
-        self, scenario: Scenario, schedule: Schedule, checker: HazardChecker | None, outcome: Outcome
+        self,
+        scenario: Scenario,
+        schedule: Schedule,
+        checker: HazardChecker | None,
+        outcome: Outcome,
     ) -> None:
         self._scenario = scenario
         self._schedule = schedule
@@ -167,7 +173,9 @@ class _Run:
     async def main(self) -> None:
         self._loop = asyncio.get_running_loop()
         schedule, plan = self._schedule, FaultPlan(self._schedule.faults)
-        with open_device("sim", seed=schedule.seed, profile=schedule.profile, faults=plan) as device:
+        with open_device(
+            "sim", seed=schedule.seed, profile=schedule.profile, faults=plan
+        ) as device:
             calls = CallLog()
             device.add_monitor(calls)
             if self._checker is not None:

@@ -1,0 +1,133 @@
+"""``aio-sched explore``: a scenario over many schedules, from the command line."""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from aio_sched.testing.explore import Exploration, Finding, explore, judge_of
+from aio_sched.testing.schedule import CancelKind, Schedule, parse_choices, parse_fault
+from aio_sched.testing.trial import Outcome, Scenario, run_once
+
+__all__ = ["load_scenario", "run_explore"]
+
+
+def run_explore(options: argparse.Namespace) -> int:
+    """Explore, or run once again; return 1 if something was found."""
+    if options.seeds < 1 or options.shrinks < 0:
+        raise ValueError(f"--seeds {options.seeds} --shrinks {options.shrinks}: too few")
+    scenario = load_scenario(options.scenario)
+    # Schedulers that are cut short say so in the log, a thousand times.
+    logging.getLogger("aio_sched").setLevel(logging.CRITICAL)
+    console = Console()
+    if options.replay is not None:
+        finding = _replay(scenario, _schedule(options))
+        return _tell(console, finding, 1, options.timeline)
+    explored = _explore(console, scenario, options)
+    status = _tell(console, explored.finding, explored.num_runs, options.timeline)
+    console.print(_summary(explored))
+    return status
+
+
+def load_scenario(name: str) -> Scenario:
+    """Return the scenario called ``module:function``; the working directory comes first.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    module_name, _, function = name.partition(":")
+    if not module_name or not function:
+        raise ValueError(f"scenario {name!r} is not module:function, as examples.race:table is")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"scenario {name!r}: {error}; run it where the module is") from error
+    scenario = getattr(module, function, None)
+    if not callable(scenario):
+        raise ValueError(f"scenario {name!r}: {module.__name__} has no function {function!r}")
+    return scenario  # type: ignore[no-any-return]  # whether it takes a Trial shows when it runs
+
+
+def _explore(console: Console, scenario: Scenario, options: argparse.Namespace) -> Exploration:
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    exhaustive = options.strategy in ("single_cancel", "delay_one")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
+        bar = progress.add_task(options.strategy, total=None if exhaustive else len(seeds))
+
+        def on_run(outcome: Outcome) -> None:
+            progress.advance(bar)
+
+        return explore(
+            scenario,
+            seeds=seeds,
+            strategy=options.strategy,
+            profiles=tuple(options.profile or ()),
+            shrinks=options.shrinks,
+            on_run=on_run,
+        )
+
+
+def _replay(scenario: Scenario, schedule: Schedule) -> Finding | None:
+    judge = judge_of(scenario)
+    outcome = run_once(scenario, schedule)
+    what = judge.complaints(outcome)
+    return judge.finding(outcome, what) if what else None
+
+
+def _schedule(options: argparse.Namespace) -> Schedule:
+    parts = options.replay.split(":")
+    if len(parts) != 3 or not parts[0].lstrip("-").isdecimal():
+        raise ValueError(f"--replay {options.replay!r} is not SEED:PROFILE:ORDER, as 7:random:fifo")
+    schedule = Schedule(
+        int(parts[0]),
+        parts[1],
+        parts[2],
+        is_strict=options.strict,
+        faults=tuple(map(parse_fault, options.fault)),
+        delay=options.delay,
+        num_steps=options.steps,
+    )
+    if options.choices is not None:
+        schedule = replace(schedule, choices=parse_choices(options.choices))
+    return schedule if options.cancel is None else _cancelled(schedule, options.cancel)
+
+
+def _cancelled(schedule: Schedule, cancel: str) -> Schedule:
+    kind, _, point = cancel.partition(":")
+    kinds = [known.value for known in CancelKind]
+    if kind not in kinds or not point.isdecimal():
+        raise ValueError(f"--cancel {cancel!r} is not {' or '.join(kinds)}:POINT, as native:3")
+    return replace(schedule, cancel_kind=CancelKind(kind), cancel_at=int(point))
+
+
+def _tell(console: Console, finding: Finding | None, num_runs: int, timeline: Path | None) -> int:
+    if finding is None:
+        console.print(f"{num_runs} runs, nothing found", highlight=False)
+        return 0
+    console.print(f"run {num_runs} went wrong:", highlight=False)
+    console.print(str(finding), highlight=False, markup=False, soft_wrap=True)
+    if timeline is not None and finding.outcome.recorder is not None:
+        finding.outcome.recorder.picture(timeline, title=finding.what[0])
+        console.print(f"picture: {timeline}", highlight=False)
+    return 1
+
+
+def _summary(explored: Exploration) -> str:
+    spans = _spread(explored.makespans_s)
+    return f"{len(explored.calls)} sequences of device calls; virtual time of a run: {spans}"
+
+
+def _spread(seconds: Iterable[float]) -> str:
+    ordered = sorted(seconds) or [0.0]
+    least, middle, most = ordered[0], ordered[len(ordered) // 2], ordered[-1]
+    return f"{least * 1e3:.1f} to {most * 1e3:.1f} ms, median {middle * 1e3:.1f} ms"
