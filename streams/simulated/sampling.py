@@ -48,19 +48,18 @@ class Sample:
         """Keep what the function will see: overlapping samples were placed by now."""
         self._placed = self._content()
 
-    def merged(self) -> Tensor:
-        """Return what the function changed, and elsewhere what was there before."""
+    def settle(self) -> None:
+        """Keep what the function changed; give back elsewhere what was there before.
+
+        Where samples overlap the first one settles it: the next finds it changed, or current.
+        """
         assert self._placed is not None
         assert self._current is not None
         after = self._content()
         is_changed = _bits(after) != _bits(self._placed)
         if is_changed.dim() > after.dim():
             is_changed = is_changed.any(-1)
-        return torch.where(is_changed, after, self._current)
-
-    def settle(self, content: Tensor) -> None:
-        """Give the memory its final content."""
-        self._set(content)
+        self._set(torch.where(is_changed, after, self._current))
 
     def _content(self) -> Tensor:
         if self._rows is None:
@@ -111,10 +110,8 @@ def _place(samples: list[Sample]) -> None:
 
 def _merge(samples: list[Sample]) -> None:
     with torch.inference_mode():
-        # All are read before any is written: they may overlap.
-        contents = [sample.merged() for sample in samples]
-        for sample, content in zip(samples, contents, strict=True):
-            sample.settle(content)
+        for sample in samples:
+            sample.settle()
     samples.clear()
 
 
@@ -124,7 +121,7 @@ def _addressable(memory: Tensor) -> Tensor:
     ``.data`` shares memory but no version counter: a swap that leaves everything as it
     was must not look like a write to what autograd has saved.
     """
-    view = memory.data.conj() if memory.is_conj() else memory.data
+    view = memory.data
     for dim, (size, stride) in enumerate(zip(view.shape, view.stride(), strict=True)):
         if stride == 0 and size > 1:
             view = view.narrow(dim, 0, 1)

@@ -10,10 +10,11 @@ import torch
 from aio_sched.testing import virtual_run
 from streams.bridge import PollingBridge
 from streams.current import current_stream
-from streams.device import Device, open_device
-from streams.errors import DeadlockError
+from streams.device import open_device
+from streams.errors import DeadlockError, DeviceLostError
 from streams.simulated import Latch, SimDevice
 from streams.simulated.timeline import Timeline
+from tests.streams.conformance.work import waiting
 from tests.streams.simulated.tools import FIXED, Spans, nothing
 
 
@@ -77,12 +78,13 @@ async def test_idle_device_leaves_the_loop_alone(monkeypatch: pytest.MonkeyPatch
     with sim() as device:
         latch = Latch()
         held = device.stream("s").launch(latch)
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert 0 < len(turns) < 5
-        releaser = threading.Thread(target=latch.release)
-        releaser.start()
-        await held
+        async with waiting(held) as waiter:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert 0 < len(turns) < 5
+            releaser = threading.Thread(target=latch.release)
+            releaser.start()
+            await waiter
         releaser.join()
 
 
@@ -126,10 +128,11 @@ def test_function_that_waits_for_its_device_is_a_deadlock() -> None:
 def test_function_may_ask_without_moving_time() -> None:
     """A question from within a launch changes nothing under its feet."""
     with sim() as device:
-        other = device.stream("other").launch(nothing)
-        asked = device.stream("s").launch(lambda: [other.event.query() for _ in range(50)])
+        one, two = device.stream("one"), device.stream("two")
+        asked = one.launch(lambda: [other.event.query() for _ in range(50)])
+        other = two.launch(nothing)
         device.synchronize()
-        assert len(set(asked.result())) == 1
+        assert not any(asked.result())
         assert device.timeline.now_ns == 10_000
 
 
@@ -148,6 +151,39 @@ def test_function_sees_nothing_of_whoever_moves_the_clock() -> None:
             assert torch.empty(0).is_meta
         assert seen.result() == (True, False, torch.device("cpu"), stream)
         assert current_stream() is None
+
+
+async def test_work_of_before_the_loop_goes_on_in_it() -> None:
+    """Asking for a notification is enough to let time pass in the loop that runs."""
+    with sim() as device:
+        stream, told = device.stream("s"), asyncio.Event()
+        launched = asyncio.get_running_loop().run_in_executor(None, stream.launch, nothing)
+        launch = await launched
+        assert not device.timeline._pump._is_scheduled
+        stream.notify_at(launch.event.number, told.set)
+        await told.wait()
+
+
+def test_lost_device_completes_nothing_of_what_was_running() -> None:
+    """A launch during which the device is lost has no value and no waiter that succeeds."""
+    with sim() as device:
+        stream = device.stream("s")
+        launch = stream.launch(device.lose, RuntimeError("gone"))
+        with pytest.raises(DeviceLostError):
+            stream.block_until(launch.event.number)
+        assert stream.completed == 0
+
+
+def test_function_may_close_its_own_stream() -> None:
+    """Work of others in the same hardware queue goes on behind it, all of it."""
+    with open_device("sim", profile=dataclasses.replace(FIXED, hardware_queues=1)) as device:
+        one, two, done = device.stream("one"), device.stream("two"), list[int]()
+        one.launch(one.close)
+        one.launch(done.append, 0)
+        for number in (1, 2):
+            two.launch(done.append, number)
+        two.synchronize()
+        assert done == [1, 2]
 
 
 async def in_virtual_time(device: SimDevice) -> tuple[float, int]:
@@ -207,15 +243,13 @@ async def test_polled_device_is_polled_on_a_real_loop(policy: str) -> None:
         assert stream.completed == 20
 
 
-def close_while_running(device: Device) -> list[int]:
-    """Close a device in the middle of a launch; return what the launch did."""
+def test_launch_that_runs_at_close_never_happens() -> None:
+    """Nothing lands after ``close``, and nothing is left on the clock."""
     done: list[int] = []
+    device = sim()
     launch = device.stream("s").launch(done.append, 1)
     assert not launch.query()
     device.close()
-    return done
-
-
-def test_launch_that_runs_at_close_never_happens() -> None:
-    """Nothing lands after ``close``."""
-    assert close_while_running(sim()) == []
+    assert device.timeline.clock.next_ns is None
+    device.timeline.spend(1_000_000)
+    assert done == []
