@@ -96,7 +96,7 @@ class VirtualClock:
             is_poll: the call only looks what other calls have brought about.
         """
         timer = ClockTimer(max(at_ns, self.now_ns), callback, is_poll=is_poll)
-        self._push(timer)
+        heapq.heappush(self._timers, (timer.at_ns, next(self._order), timer))
         return timer
 
     @property
@@ -108,18 +108,6 @@ class VirtualClock:
         """Know of one more that polls; held weakly."""
         self._lookouts = [ref for ref in self._lookouts if ref() is not None]
         self._lookouts.append(weakref.ref(lookout))
-
-    def put_off_polls(self, until_ns: int) -> None:
-        """Make the looks that are due before ``until_ns`` then: they would find nothing."""
-        timers = [timer for _, _, timer in sorted(self._timers) if not timer.is_cancelled]
-        self._timers.clear()
-        for timer in timers:
-            if timer.is_poll:
-                timer.at_ns = max(timer.at_ns, until_ns)
-            self._push(timer)
-
-    def _push(self, timer: ClockTimer) -> None:
-        heapq.heappush(self._timers, (timer.at_ns, next(self._order), timer))
 
     def advance_to(self, at_ns: int) -> None:
         """Move on to ``at_ns``, making every call that comes due until then, in order."""

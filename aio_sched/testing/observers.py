@@ -25,17 +25,18 @@ class LoopObserver(Protocol):
     """Is told of every callback that a ``VirtualLoop`` is given and runs.
 
     A task step is a callback whose ``__self__`` is the task. Calls come from the loop's
-    thread, and must not ask a task whether it is done.
+    thread, and must not ask a task whether it is done. A token is of any type: the loop
+    only keeps it.
     """
 
-    def posted(self, callback: Callable[..., object]) -> object:
+    def posted(self, callback: Callable[..., object]) -> Any:
         """Somebody schedules ``callback``: a task's step, a future's callback, a timer.
 
         Returns:
             What ``running`` is given when it runs: what was known here, for example.
         """
 
-    def running(self, token: object) -> None:
+    def running(self, token: Any) -> None:
         """The callback that was posted with ``token`` begins."""
 
     def ran(self) -> None:
@@ -50,7 +51,7 @@ class LoopObserver(Protocol):
 
 class _Observed(asyncio.Handle):
     __slots__ = ()
-    tokens: Sequence[tuple[LoopObserver, object]]
+    tokens: Sequence[tuple[LoopObserver, Any]]
 
     def _run(self) -> None:
         tokens = self.tokens
@@ -77,7 +78,7 @@ class ObservedTimer(asyncio.TimerHandle, _Observed):
 
 def tokens_of(
     observers: Sequence[LoopObserver], callback: Callable[..., object]
-) -> list[tuple[LoopObserver, object]]:
+) -> list[tuple[LoopObserver, Any]]:
     """Tell observers that something was posted."""
     return [(observer, observer.posted(callback)) for observer in observers]
 

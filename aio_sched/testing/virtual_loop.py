@@ -201,8 +201,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if timer_ns is None:
                 self._stuck(is_polling=event_ns is not None)
                 return
-            clock.put_off_polls(timer_ns)
-            event_ns = None
+            event_ns = None  # jump over the polls: each is made once, late
         clock.advance_to(min(ns for ns in (timer_ns, event_ns) if ns is not None))
         # Seconds in a float get coarser: a timer must be due when its nanosecond has come.
         self._clock_resolution = max(1e-9, 8 * math.ulp(self.time()))

@@ -193,7 +193,7 @@ def test_pct_lets_a_poller_starve_nobody() -> None:
             group.create_task(setter())
 
     for seed in range(20):
-        virtual_run(main(), strategy=PctOrder(seed, patience=20), max_steps=1000)
+        virtual_run(main(), strategy=PctOrder(seed, depth=1, patience=20), max_steps=1000)
 
 
 def test_delay_one_puts_one_step_off() -> None:
