@@ -1,6 +1,6 @@
 """Cutting a run short at its k-th await point."""
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import wraps
 from types import coroutine
 from typing import Any
@@ -37,7 +37,7 @@ class AwaitPoints:
 
     def counted(self, work: Awaitable[Any]) -> Any:
         """Return a coroutine that does ``work`` and counts its await points."""
-        return self._count(work.__await__())
+        return self._count(work if isinstance(work, Coroutine) else work.__await__())
 
     def _watched(self, stage: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(stage)
@@ -47,8 +47,10 @@ class AwaitPoints:
         return watched
 
     @coroutine
-    def _count(self, inner: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        resume: Callable[[Any], Any] = inner.send
+    def _count(
+        self, coro: Coroutine[Any, Any, Any] | Generator[Any, Any, Any]
+    ) -> Generator[Any, Any, Any]:
+        resume: Callable[[Any], Any] = coro.send
         value: Any = None
         try:
             while True:
@@ -58,12 +60,12 @@ class AwaitPoints:
                     return finished.value
                 self._pass()
                 try:
-                    value, resume = (yield pending), inner.send
+                    value, resume = (yield pending), coro.send
                 except BaseException as error:  # whatever the loop throws in is the coroutine's
-                    value, resume = error, inner.throw
+                    value, resume = error, coro.throw
         finally:
             value = resume = None  # type: ignore[assignment]  # an error must not keep its frame
-            inner.close()
+            coro.close()
 
     def _pass(self) -> None:
         if self.num_passed == self._cancel_at:

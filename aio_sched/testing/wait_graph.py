@@ -65,7 +65,13 @@ def _frames(awaitable: object) -> Iterator[FrameType]:
         frame = next((f for name in _FRAME if (f := getattr(awaitable, name, None))), None)
         if frame is not None:
             yield frame
-        awaitable = _awaits(awaitable)
+        awaitable = _awaits(awaitable) or _driven(frame)
+
+
+def _driven(frame: FrameType | None) -> object:
+    """Return the coroutine that a generator of ours drives by hand, as ``resume_within`` does."""
+    coro = frame.f_locals.get("coro") if frame is not None else None
+    return coro if isinstance(coro, _SUSPENDABLE) else None
 
 
 def _awaits(awaitable: object) -> object:

@@ -1,0 +1,142 @@
+"""Exploring: what is found, how it is told, and that a clean scenario stays clean."""
+
+from dataclasses import replace
+
+import pytest
+
+from aio_sched.testing.explore import ExplorationError, assert_same_results, explore
+from aio_sched.testing.schedule import STRATEGIES, CancelKind, Schedule
+from aio_sched.testing.trial import Outcome, run_once
+from streams.simulated import Fault, FaultKind
+from tests.aio_sched.testing.scenes import (
+    broken,
+    doubled,
+    hasty,
+    leaky,
+    stuck,
+    table,
+    table_without_barrier,
+)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_fenced_pipeline_is_clean_under_every_strategy(strategy: str) -> None:
+    """No report, the results of the sequential run, and nothing left behind."""
+    explored = explore(table, seeds=range(3), strategy=strategy)
+    assert explored.finding is None
+    assert explored.num_runs >= 3
+    assert len(explored.makespans_s) == explored.num_runs
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_missing_barrier_is_found_under_every_strategy(strategy: str) -> None:
+    """The report names both stages; the run is made as simple as can be."""
+    finding = explore(table_without_barrier, seeds=range(20), strategy=strategy).finding
+    assert finding is not None
+    assert [report.kind for report in finding.reports] == ["WAR"]
+    assert "prepare" in finding.what[0]
+    assert "forward" in finding.what[0]
+    assert finding.schedule.profile == "friendly"
+    assert finding.schedule.choices is None
+
+
+def test_wrong_result_is_found_without_the_checker() -> None:
+    """A race that corrupts shows in the results too, if not in every run."""
+    finding = explore(table_without_barrier, seeds=range(20), check=False).finding
+    assert finding is not None
+    assert "which is what comes without overlap" in finding.what[0]
+    assert finding.reports == ()
+
+
+def test_order_of_tasks_is_simplified_to_what_matters() -> None:
+    """Of a shuffled run only the turn is left in which the first of four tasks lost its place."""
+    finding = explore(hasty, seeds=range(20)).finding
+    assert finding is not None
+    odd = [choice for choice in finding.schedule.choices or () if choice is not None]
+    assert len(odd) == 1
+    assert run_once(hasty, finding.schedule).result == finding.outcome.result
+
+
+def test_hang_is_found_at_once_and_named() -> None:
+    """It takes no deadline: nothing can ever run."""
+    finding = explore(stuck, seeds=range(1)).finding
+    assert finding is not None
+    assert "DeadlockError" in finding.what[0]
+    assert "stuck" in finding.what[0]
+
+
+def test_what_is_left_behind_is_found() -> None:
+    """Tasks that still run, and checks of the scenario's own."""
+    finding = explore(leaky, seeds=range(1)).finding
+    assert finding is not None
+    text = "\n".join(finding.what)
+    assert "still runs" in text
+    assert "returned False" in text
+
+
+def test_scenario_that_fails_by_itself_is_no_finding_but_an_error() -> None:
+    """Without a right result there is nothing to compare with."""
+    with pytest.raises(ExplorationError, match="ZeroDivisionError"):
+        explore(broken, seeds=range(1))
+
+
+def test_assert_same_results_raises_the_finding() -> None:
+    """For tests: the message has the report and the replay."""
+    with pytest.raises(ExplorationError, match=r"(?s)WAR on .*replay: aio-sched explore"):
+        assert_same_results(table_without_barrier, seeds=range(5))
+    assert assert_same_results(doubled, seeds=range(5)).num_runs == 5
+
+
+def test_unknown_strategy_is_refused() -> None:
+    """The known ones are named."""
+    with pytest.raises(ValueError, match="'brave' is unknown; use one of 'random', 'pct'"):
+        explore(table, strategy="brave")
+
+
+def test_single_cancel_visits_every_await_point_in_both_ways() -> None:
+    """As many runs as the undisturbed scenario has await points, twice."""
+    seen: list[Outcome] = []
+    explored = explore(doubled, seeds=[0], strategy="single_cancel", on_run=seen.append)
+    points = [(run.schedule.cancel_kind, run.schedule.cancel_at) for run in seen]
+    num_points = explored.num_runs // 2
+    assert points == [(kind, point) for kind in CancelKind for point in range(num_points)]
+    assert num_points > 3
+
+
+# One run ----------------------------------------------------------------------
+
+
+def test_same_schedule_gives_the_same_run() -> None:
+    """Results, calls, time and choices."""
+    schedule = Schedule(7, "random", "random")
+    one, other = run_once(table, schedule), run_once(table, schedule)
+    assert (one.calls, one.makespan_s, one.choices) == (
+        other.calls,
+        other.makespan_s,
+        other.choices,
+    )
+    assert one.makespan_s > 0
+
+
+def test_recorded_choices_replay_the_run() -> None:
+    """With the choices of a shuffled run, a run in fifo order is that run."""
+    shuffled = run_once(hasty, Schedule(3, "random", "random"))
+    again = run_once(hasty, replace(shuffled.schedule, order_name="fifo", choices=shuffled.choices))
+    assert again.result == shuffled.result
+
+
+def test_fault_ends_the_requests_that_it_strikes() -> None:
+    """The scenario's own error has the cause, and the fault has fired."""
+    fault = Fault(FaultKind.LAUNCH_RAISES, stage="forward")
+    outcome = run_once(doubled, Schedule(faults=(fault,)))
+    assert "injected fault" in str(outcome.error)
+    assert outcome.unfired == ()
+
+
+@pytest.mark.parametrize("kind", CancelKind)
+def test_cancelled_run_ends_and_leaves_nothing(kind: CancelKind) -> None:
+    """A scenario that is cancelled returns nothing and leaves nothing."""
+    outcome = run_once(doubled, Schedule(cancel_at=1, cancel_kind=kind))
+    assert outcome.result is None
+    assert outcome.error is None
+    assert outcome.left_behind == []
