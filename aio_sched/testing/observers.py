@@ -105,6 +105,11 @@ class VirtualTask(asyncio.Task[T]):
     def __hash__(self) -> int:
         return self._number
 
+    def set_name(self, value: object) -> None:
+        """Keep the name where there is none: loops of Python 3.13 set a missing one."""
+        if value is not None:
+            super().set_name(value)
+
     def __await__(self) -> Generator[Any, None, T]:
         self.done()
         return super().__await__()

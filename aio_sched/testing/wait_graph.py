@@ -111,7 +111,9 @@ def _holder(frames: list[FrameType]) -> str | None:
         names = frame.f_locals
         if isinstance(waiter := names.get("waiter"), Waiter):
             return repr(waiter.event)
-        if frame.f_code.co_filename.startswith(_STANDARD) and "self" in names:
+        if frame.f_code.co_filename.startswith(_STANDARD):
+            if "self" not in names:
+                return f"{frame.f_code.co_qualname}()"
             held = names["self"]
             inside = [_future(task) for task in getattr(held, "_tasks", ()) if not task.done()]
             return f"{frame.f_code.co_qualname} of {held!r}" + (

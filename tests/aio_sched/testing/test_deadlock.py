@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections.abc import Coroutine
 from typing import Any
@@ -61,13 +62,15 @@ def test_report_names_locks_queues_and_tasks() -> None:
         async def joiner() -> None:
             await blocked
 
-        await asyncio.gather(reader, asyncio.create_task(joiner(), name="joiner"))
+        asleep = asyncio.create_task(asyncio.sleep(math.inf), name="asleep")
+        await asyncio.gather(reader, asleep, asyncio.create_task(joiner(), name="joiner"))
 
     report = _report(main())
     assert "Lock.acquire of <asyncio.locks.Lock" in _line(report, "blocked")
     assert "Queue.get of <Queue" in _line(report, "reader")
+    assert "waits for sleep()" in _line(report, "asleep")
     assert "joiner waits for task 'blocked'" in _line(report, "joiner")
-    assert "waits for all of task 'reader', task 'joiner'" in _line(report, "Task-1")
+    assert "waits for all of task 'reader', task 'asleep', task 'joiner'" in _line(report, "Task-1")
 
 
 def test_deadlock_is_told_at_its_own_time() -> None:

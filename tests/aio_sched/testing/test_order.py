@@ -281,3 +281,15 @@ def test_random_order_reaches_every_permutation() -> None:
     order = RandomOrder(0)
     tasks: list[Any] = [None, None, None]
     assert len({order.choose(tasks) for _ in range(200)}) == 6
+
+
+def test_tasks_are_numbered_by_their_loop() -> None:
+    """A task without a name is called the same in every run of a program."""
+
+    async def main() -> list[str]:
+        named = asyncio.create_task(asyncio.sleep(0), name="mine")
+        plain = asyncio.create_task(asyncio.sleep(0))
+        await asyncio.gather(named, plain)
+        return [named.get_name(), plain.get_name()]
+
+    assert virtual_run(main()) == virtual_run(main()) == ["mine", "Task-3"]
