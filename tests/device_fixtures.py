@@ -16,7 +16,7 @@ import torch
 from streams.accelerator import accelerator_type
 from streams.device import Device, IssueMode, open_device
 from streams.launch import Launch
-from streams.simulated import Latch
+from streams.simulated import Latch, SimProfile
 from streams.stream import Stream
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Cells",
     "Hold",
     "HoldFactory",
+    "SimBench",
     "bench",
     "cells",
     "device",
@@ -126,12 +127,13 @@ class CpuBench(Bench):
 class SimBench(Bench):
     """Holds are latches; between them virtual time passes by itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, profile: str | SimProfile = "random") -> None:
+        self._profile = profile
         self._latches: list[Latch] = []
 
     def open(self) -> Device:
         """Open a simulated device."""
-        return open_device("sim")
+        return open_device("sim", profile=self._profile)
 
     def hold(self, stream: Stream) -> Hold:
         """Launch work that lasts until released."""

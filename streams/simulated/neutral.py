@@ -21,7 +21,14 @@ T = TypeVar("T")
 
 def call_apart(call: Callable[[], T]) -> T:
     """Make ``call`` in an empty context, with torch as a new thread would find it."""
-    return contextvars.Context().run(_call_neutral, call)
+    return next(_called(call))
+
+
+def _called(call: Callable[[], T]) -> Iterator[T]:
+    # The frames of an error lead back to their callers, and a failed launch keeps its error.
+    # At a generator that was left they end: else whoever moved the clock would stay alive,
+    # with all that he had in hand.
+    yield contextvars.Context().run(_call_neutral, call)
 
 
 def _call_neutral(call: Callable[[], T]) -> T:

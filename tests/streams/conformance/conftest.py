@@ -1,11 +1,16 @@
-"""The suite also runs the accelerator device over a fake torch, in every way to issue."""
+"""The suite also runs the accelerator device over a fake torch, in every way to issue.
 
+And a simulated device that cannot call back.
+"""
+
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
 
 from streams.device import IssueMode
-from tests.device_fixtures import DEVICES, Bench
+from streams.simulated import PROFILES
+from tests.device_fixtures import DEVICES, Bench, SimBench
 from tests.streams.fake_bench import FakeBench
 from tests.streams.fake_torch import FakeTorch
 
@@ -14,6 +19,7 @@ _PARAMS = [
         pytest.param(name, marks=[pytest.mark.gpu] if name.startswith("cuda") else [])
         for name in DEVICES
     ),
+    "sim-polled",
     "fake-inline",
     "fake-thread",
     "fake-timed",
@@ -25,6 +31,8 @@ def bench(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     """The kind of device that this run of the case is about."""
     if request.param in DEVICES:
         bench = DEVICES[request.param]()
+    elif request.param == "sim-polled":
+        bench = SimBench(dataclasses.replace(PROFILES["random"], polled=True))
     else:
         fake = FakeTorch()
         fake.install(monkeypatch)

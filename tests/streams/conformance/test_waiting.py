@@ -9,15 +9,7 @@ from streams.device import Device
 from streams.errors import DeadlineError, HostBlockedError
 from streams.guard import HostBlockGuard, allow_blocking
 from tests.device_fixtures import Cells, HoldFactory
-from tests.streams.conformance.work import (
-    BoomError,
-    append,
-    boom,
-    fill,
-    nothing,
-    until,
-    waiting,
-)
+from tests.streams.conformance.work import BoomError, append, boom, fill, nothing, waiting
 
 
 async def test_loop_goes_on_while_a_coroutine_waits(device: Device, hold: HoldFactory) -> None:
@@ -133,16 +125,16 @@ async def test_notification_comes_once_or_is_refused(device: Device, hold: HoldF
             stream.notify_at(number, lambda: None)
         return
     calls: list[str] = []
-    told = threading.Event()
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
 
     def tell() -> None:
         calls.append("early")
-        told.set()
+        loop.call_soon_threadsafe(told.set)
 
     stream.notify_at(number, tell)
     assert calls == []
     held.release()
-    await until(told.is_set)  # the loop runs meanwhile: on a simulated device it moves the time on
+    await told.wait()  # not blocking: on a simulated device the loop moves the time on
     stream.notify_at(number, lambda: calls.append("late"))
     await stream.launch(nothing)
     assert calls == ["early", "late"]

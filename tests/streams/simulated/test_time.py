@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import threading
+import weakref
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from streams.device import open_device
 from streams.errors import DeadlockError, DeviceLostError
 from streams.simulated import Latch, SimDevice
 from streams.simulated.timeline import Timeline
+from streams.stream import Stream
 from tests.streams.conformance.work import waiting
 from tests.streams.simulated.tools import FIXED, Spans, nothing
 
@@ -151,6 +153,21 @@ def test_function_sees_nothing_of_whoever_moves_the_clock() -> None:
             assert torch.empty(0).is_meta
         assert seen.result() == (True, False, torch.device("cpu"), stream)
         assert current_stream() is None
+
+
+def test_failure_keeps_nothing_of_whoever_moved_the_clock() -> None:
+    """An error that is kept leads back to its function, not to the host's locals."""
+
+    def spin(stream: Stream) -> weakref.ref[torch.Tensor]:
+        local = torch.zeros(4)
+        failed = stream.launch(torch.add, "no", "tensors")
+        while not failed.query():
+            pass
+        assert failed.error is not None
+        return weakref.ref(local)
+
+    with sim() as device:
+        assert spin(device.stream("s"))() is None
 
 
 async def test_work_of_before_the_loop_goes_on_in_it() -> None:
