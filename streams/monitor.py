@@ -5,8 +5,9 @@ which the thing happened (``on_span`` from a worker thread on the CPU device), s
 monitor that keeps state must append atomically or hold a lock.
 """
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from streams.current import WorkTag
 
@@ -38,6 +39,15 @@ class Span(NamedTuple):
 
 class DeviceMonitor:
     """Override what you want to see; every method does nothing by default."""
+
+    @contextmanager
+    def watch(self, device: "Device") -> Iterator[Self]:
+        """Be told by ``device`` for the length of the block."""
+        device.add_monitor(self)
+        try:
+            yield self
+        finally:
+            device.remove_monitor(self)
 
     def on_launch(self, operation: "Operation") -> None:
         """``operation`` was put on its stream; it has not run yet.

@@ -7,12 +7,14 @@ shadow.py       who used which bytes last
 byte_ranges.py  which bytes a tensor covers
 access.py       ``Access``: rows of a buffer, by name
 report.py       ``Report``, ``HazardError``
+audit.py        ``AccessAudit``: declared accesses against what torch does, on the CPU device
 site.py         the user's line
 """
 
 from streams.hazards.access import Access
+from streams.hazards.audit import AccessAudit
 from streams.hazards.checker import HazardChecker
 from streams.hazards.report import HazardError, Report
 from streams.hazards.tasks import handoff
 
-__all__ = ["Access", "HazardChecker", "HazardError", "Report", "handoff"]
+__all__ = ["Access", "AccessAudit", "HazardChecker", "HazardError", "Report", "handoff"]

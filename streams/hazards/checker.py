@@ -1,10 +1,9 @@
 """``HazardChecker``: reports accesses that conflict and that nothing orders."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -71,15 +70,6 @@ class HazardChecker(DeviceMonitor):
         mode = "strict " if self.strict else ""
         return f"<HazardChecker {mode}{len(self.reports)} reports, {self.num_accesses} accesses>"
 
-    @contextmanager
-    def watch(self, device: "Device") -> Iterator[Self]:
-        """Watch ``device`` for the length of the block."""
-        device.add_monitor(self)
-        try:
-            yield self
-        finally:
-            device.remove_monitor(self)
-
     def raise_if_any(self) -> None:
         """Raise all that was found.
 
@@ -98,6 +88,13 @@ class HazardChecker(DeviceMonitor):
         if self._hosts is None:
             raise ValueError("only HazardChecker(strict=True) has use for an observer of the loop")
         return self._hosts
+
+    def add(self, device: "Device", report: Report) -> None:
+        """Add a finding of another checker, unless it is known; it is counted then."""
+        with self._lock:
+            party = report.later
+            of = (party.stage and party.stage.stage, *party[1:3], party.site) if party else None
+            self._add(device, report, (report.kind, report.memory, report.message, of))
 
     # Edges ----------------------------------------------------------------
 
@@ -148,8 +145,7 @@ class HazardChecker(DeviceMonitor):
 
     def on_misuse(self, device: "Device", kind: str, message: str) -> None:
         """Report what was refused, or should not be done."""
-        with self._lock:
-            self._add(device, Report(kind, message=message), (kind, message))
+        self.add(device, Report(kind, message=message))
 
     def _check_launch(self, operation: Operation, stream: StreamActor, device: "Device") -> None:
         site = call_site()
