@@ -1,15 +1,22 @@
-"""Cutting a run short at its k-th await point."""
+"""Cutting a run short at its k-th await point, or when a stage of a step begins."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import wraps
 from types import coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
-from aio_sched.stages import Pipeline
+from aio_sched.stages import Pipeline, Step
 
-__all__ = ["AwaitPoints"]
+__all__ = ["AwaitPoints", "StagePoint"]
 
 _STAGES = ("prepare", "forward", "publish")
+
+
+class StagePoint(NamedTuple):
+    """Where a stage of a step begins, for the first time."""
+
+    stage: str
+    step: int
 
 
 class AwaitPoints:
@@ -18,31 +25,34 @@ class AwaitPoints:
     Works on every event loop: it goes by the coroutines and not by the loop.
 
     Args:
-        cancel_at: the point, from 0; None for none.
+        cancel_at: the await point, from 0, or the beginning of a stage; None for none.
 
     Attributes:
-        num_passed: points passed so far.
+        num_passed: await points passed so far.
+        is_reached: whether ``cancel`` was called.
         cancel: called once, when the point is reached.
     """
 
-    def __init__(self, cancel_at: int | None = None) -> None:
+    def __init__(self, cancel_at: int | StagePoint | None = None) -> None:
         self.num_passed = 0
+        self.is_reached = False
         self.cancel: Callable[[], object] = _nothing
         self._cancel_at = cancel_at
 
     def watch(self, pipeline: Pipeline[Any, Any]) -> None:
         """Count the await points of a pipeline's stages."""
         for name in _STAGES:
-            setattr(pipeline, name, self._watched(getattr(pipeline, name)))
+            setattr(pipeline, name, self._watched(name, getattr(pipeline, name)))
 
     def counted(self, work: Awaitable[Any]) -> Any:
         """Return a coroutine that does ``work`` and counts its await points."""
         return self._count(work if isinstance(work, Coroutine) else work.__await__())
 
-    def _watched(self, stage: Callable[..., Any]) -> Callable[..., Any]:
+    def _watched(self, name: str, stage: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(stage)
-        async def watched(*args: Any) -> Any:
-            return await self.counted(stage(*args))
+        async def watched(step: Step, *args: Any) -> Any:
+            self._reach(StagePoint(name, step.index))
+            return await self.counted(stage(step, *args))
 
         return watched
 
@@ -58,7 +68,8 @@ class AwaitPoints:
                     pending = resume(value)
                 except StopIteration as finished:
                     return finished.value
-                self._pass()
+                self._reach(self.num_passed)
+                self.num_passed += 1
                 try:
                     value, resume = (yield pending), coro.send
                 except BaseException as error:  # whatever the loop throws in is the coroutine's
@@ -67,10 +78,10 @@ class AwaitPoints:
             value = resume = None  # type: ignore[assignment]  # an error must not keep its frame
             coro.close()
 
-    def _pass(self) -> None:
-        if self.num_passed == self._cancel_at:
+    def _reach(self, point: int | StagePoint) -> None:
+        if point == self._cancel_at and not self.is_reached:
+            self.is_reached = True
             self.cancel()
-        self.num_passed += 1
 
 
 def _nothing() -> None:

@@ -13,7 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from aio_sched.testing.explore import Exploration, Finding, explore, judge_of
-from aio_sched.testing.schedule import CancelKind, Schedule, parse_choices, parse_fault
+from aio_sched.testing.schedule import (
+    CancelKind,
+    Schedule,
+    parse_choices,
+    parse_fault,
+    parse_point,
+)
 from aio_sched.testing.trial import Outcome, Scenario, run_once
 
 __all__ = ["load_scenario", "run_explore"]
@@ -105,9 +111,9 @@ def _schedule(options: argparse.Namespace) -> Schedule:
 def _cancelled(schedule: Schedule, cancel: str) -> Schedule:
     kind, _, point = cancel.partition(":")
     kinds = [known.value for known in CancelKind]
-    if kind not in kinds or not point.isdecimal():
+    if kind not in kinds or not point:
         raise ValueError(f"--cancel {cancel!r} is not {' or '.join(kinds)}:POINT, as native:3")
-    return replace(schedule, cancel_kind=CancelKind(kind), cancel_at=int(point))
+    return replace(schedule, cancel_kind=CancelKind(kind), cancel_at=parse_point(point))
 
 
 def _tell(console: Console, finding: Finding | None, num_runs: int, timeline: Path | None) -> int:

@@ -5,6 +5,7 @@ import random
 import re
 from dataclasses import dataclass
 
+from aio_sched.testing.await_points import StagePoint
 from aio_sched.testing.strategies import (
     Choice,
     DelayOne,
@@ -15,7 +16,7 @@ from aio_sched.testing.strategies import (
     Replay,
 )
 from streams.simulated import PROFILES, Fault
-from streams.simulated.profile import as_profile
+from streams.simulated.profile import SimProfile, as_profile
 
 __all__ = ["STRATEGIES", "CancelKind", "Schedule", "draw_schedule"]
 
@@ -28,6 +29,7 @@ class CancelKind(enum.Enum):
 
     NATIVE = "native"  # Task.cancel, as asyncio.timeout and wait_for use it
     ANYIO = "anyio"  # CancelScope.cancel, which goes on until the scope is left
+    SIGTERM = "sigterm"  # the signal, for scenarios that handle it
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,14 @@ class Schedule:
 
     Attributes:
         seed: of the simulated device, and of the order of tasks.
-        profile: of the simulated device.
+        profile: of the simulated device, by name, or one of your own (no replay has that).
         order_name: ``"fifo"``, ``"random"``, ``"pct"`` or ``"delay"``.
         overlap: whether the schedulers overlap.
         is_strict: whether the hazard checker keeps a clock per task.
         faults: what goes wrong.
         delay: the task step that ``"delay"`` puts off.
-        cancel_at: the await point at which the scenario is cancelled; None: never.
+        cancel_at: the await point, or the beginning of a stage, at which the scenario is
+            cancelled; None: never.
         cancel_kind: how.
         num_steps: about how many task steps a run has, for ``"pct"``.
         choices: of another run, to be made again instead of an order's own.
@@ -52,13 +55,13 @@ class Schedule:
     """
 
     seed: int = 0
-    profile: str = "friendly"
+    profile: str | SimProfile = "friendly"
     order_name: str = "fifo"
     overlap: bool = True
     is_strict: bool = False
     faults: tuple[Fault, ...] = ()
     delay: int = 0
-    cancel_at: int | None = None
+    cancel_at: int | StagePoint | None = None
     cancel_kind: CancelKind = CancelKind.NATIVE
     num_steps: int = 1000
     choices: tuple[Choice, ...] | None = None
@@ -84,7 +87,7 @@ class Schedule:
 
     def arguments(self) -> str:
         """Return the arguments of ``aio-sched explore`` that make this run again."""
-        parts = [f"--replay {self.seed}:{self.profile}:{self.order_name}"]
+        parts = [f"--replay {self.seed}:{as_profile(self.profile).name}:{self.order_name}"]
         if self.order_name == "delay":
             parts.append(f"--delay {self.delay}")
         if self.order_name == "pct":
@@ -92,7 +95,7 @@ class Schedule:
         if self.is_strict:
             parts.append("--strict")
         if self.cancel_at is not None:
-            parts.append(f"--cancel {self.cancel_kind.value}:{self.cancel_at}")
+            parts.append(f"--cancel {self.cancel_kind.value}:{_point_text(self.cancel_at)}")
         parts += [f"--fault {_fault_text(fault)}" for fault in self.faults]
         if self.choices is not None:
             parts.append(f"--choices '{choices_text(self.choices)}'")
@@ -128,6 +131,22 @@ def parse_choices(text: str) -> tuple[Choice, ...]:
         turn, _, places = entry.partition("=")
         made[int(turn)] = tuple(int(place) for place in places.split(","))
     return tuple(made.get(turn) for turn in range(max(made, default=-1) + 1))
+
+
+def _point_text(point: int | StagePoint) -> str:
+    return f"{point.stage}/{point.step}" if isinstance(point, StagePoint) else str(point)
+
+
+def parse_point(text: str) -> int | StagePoint:
+    """Read a point as ``Schedule.arguments`` writes it: a number, or stage/step.
+
+    Raises:
+        ValueError: it is none.
+    """
+    stage, _, step = text.rpartition("/")
+    if not step.isdecimal() or (stage and stage not in ("prepare", "forward", "publish")):
+        raise ValueError(f"point {text!r} is neither a number nor STAGE/STEP, as forward/3")
+    return StagePoint(stage, int(step)) if stage else int(step)
 
 
 def _fault_text(fault: Fault) -> str:

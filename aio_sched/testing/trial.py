@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+import signal
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Unpack
 
@@ -18,9 +19,10 @@ from aio_sched.testing.run import virtual_run
 from aio_sched.testing.schedule import CancelKind, Schedule
 from aio_sched.testing.strategies import Choice
 from aio_sched.trace import TraceRecorder
+from streams.clock import monotonic_ns
 from streams.device import Device, open_device
 from streams.hazards import HazardChecker, Report
-from streams.simulated import Fault, FaultPlan
+from streams.simulated import Fault, FaultKind, FaultPlan
 
 __all__ = ["Outcome", "Scenario", "Trial", "run_once"]
 
@@ -66,6 +68,20 @@ class Trial:
         """
         self._points.watch(pipeline)
 
+    def aim(self, cancel: Callable[[], object]) -> None:
+        """Let the run be cut short by ``cancel`` from now on, instead of at the scenario.
+
+        For cutting off a part of it: one reader, or one of a scheduler's tasks.
+        """
+        self._points.cancel = cancel
+
+    def counted(self, work: Awaitable[Any]) -> Any:
+        """Return a coroutine that does ``work``, whose await points are counted too.
+
+        For tasks that the scenario starts.
+        """
+        return self._points.counted(work)
+
     def at_rest(self, check: Callable[[], object]) -> None:
         """Call ``check`` when the scenario has ended, however it did, and the device is dry.
 
@@ -101,6 +117,8 @@ class Outcome:
         num_points: await points that it passed.
         recorder: of the trace, for a picture.
         unfired: faults that never struck.
+        struck_s: when faults struck, in order, in seconds of ``streams.clock``.
+        is_cut: whether the point was reached at which it was to be cut short.
         choices: which task steps ran in each turn, for a replay.
     """
 
@@ -115,6 +133,8 @@ class Outcome:
     num_points: int = 0
     recorder: TraceRecorder | None = None
     unfired: tuple[Fault, ...] = ()
+    struck_s: tuple[tuple[Fault, float], ...] = ()
+    is_cut: bool = False
 
 
 def run_once(
@@ -147,6 +167,7 @@ def run_once(
                 runner.run(run.main())
     except (Exception, asyncio.CancelledError) as error:
         outcome.error = error
+    outcome.left_behind += run.loop_reports
     if checker is not None:
         outcome.reports = checker.reports
     outcome.choices = tuple(run.choices())
@@ -166,13 +187,15 @@ class _Run:
         self._checker = checker
         self._outcome = outcome
         self._loop: Any = None
+        self.loop_reports: list[str] = []
 
     def choices(self) -> Any:
         return getattr(self._loop, "choices", ())
 
     async def main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        schedule, plan = self._schedule, FaultPlan(self._schedule.faults)
+        self._loop.set_exception_handler(self._report)
+        schedule, plan = self._schedule, _TimedPlan(self._schedule.faults)
         with open_device(
             "sim", seed=schedule.seed, profile=schedule.profile, faults=plan
         ) as device:
@@ -192,6 +215,8 @@ class _Run:
                 outcome.num_points = points.num_passed
                 outcome.recorder = trial.recorder
                 outcome.unfired = plan.unfired
+                outcome.struck_s = tuple(plan.struck_s)
+                outcome.is_cut = points.is_reached
                 outcome.left_behind = [*_tasks_left(), *trial.left_behind()]
 
     async def _drive(self, trial: Trial, points: AwaitPoints) -> None:
@@ -204,10 +229,36 @@ class _Run:
             await asyncio.wait([task])
             if not task.cancelled():
                 self._outcome.result = task.result()
-        else:
+        elif self._schedule.cancel_kind is CancelKind.ANYIO:
             with anyio.CancelScope() as scope:
                 points.cancel = scope.cancel
                 self._outcome.result = await driving
+        else:
+            points.cancel = _terminate
+            self._outcome.result = await driving
+
+    def _report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.loop_reports.append(f"the event loop was told of {context!r}")
+
+
+class _TimedPlan(FaultPlan):
+    """Notes when each fault strikes."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        super().__init__(faults)
+        self.struck_s: list[tuple[Fault, float]] = []
+
+    def activate(self, faults: Iterable[Fault], *kinds: FaultKind) -> Fault | None:
+        struck = super().activate(faults, *kinds)
+        if struck is not None:
+            self.struck_s.append((struck, monotonic_ns() / 1e9))
+        return struck
+
+
+def _terminate() -> None:
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        raise RuntimeError("nothing handles SIGTERM yet; the scenario must before its first await")
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _tasks_left() -> list[str]:
