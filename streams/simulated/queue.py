@@ -158,7 +158,9 @@ class SimQueue:
         if self._device.lost is not None:
             return  # a lost device completes nothing, also not what was running
         assert entry.start_ns is not None
-        entry.stream.finish(entry.operation, entry.start_ns, self._timeline.now_ns)
+        # Another clock may have taken over while a latch held it.
+        end_ns = max(entry.start_ns, self._timeline.now_ns)
+        entry.stream.finish(entry.operation, entry.start_ns, end_ns)
         if self.entries and self.entries[0] is entry:  # or its function closed the stream
             self.entries.popleft()
         self._wake(entry)

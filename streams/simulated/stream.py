@@ -40,6 +40,7 @@ class SimStream(Stream):
         """
         with self._timeline.changed:
             if self.completed < number:
+                self._timeline.adopt_clock()
                 self._check_reachable(number)
                 self._raise_query_fault(number)
                 self._timeline.spend(self._sim.profile.query_ns)
@@ -64,6 +65,7 @@ class SimStream(Stream):
         with self._timeline.changed:
             if self.completed < number and not self._is_dead:
                 self._callbacks.append((number, callback))
+                self._timeline.adopt_clock()
                 self._timeline.keep_moving()
                 return
         callback()
@@ -124,6 +126,7 @@ class SimStream(Stream):
 
     def _issue(self, operation: Operation) -> None:
         with self._timeline.changed:
+            self._timeline.adopt_clock()
             self.queue.put(self, operation)
 
 

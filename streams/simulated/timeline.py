@@ -28,6 +28,7 @@ class Timeline:
     Attributes:
         changed: notified after each call. Its lock is held in every call: the device's
             state belongs to whoever holds it.
+        clock: the one that the device goes by now.
         latched: what ends when somebody releases it, not at a time.
     """
 
@@ -35,7 +36,7 @@ class Timeline:
         self.changed = threading.Condition(threading.RLock())
         self.latched: set[object] = set()
         self._failed = failed
-        self._clock = VirtualClock()
+        self.clock = VirtualClock()
         self._pending: dict[int, ClockTimer] = {}
         self._numbers = itertools.count()
         # Whether a call is being made; it may ask the device questions, which then cost nothing.
@@ -43,7 +44,7 @@ class Timeline:
         self._pump = _Pump(self._turn)
 
     def __repr__(self) -> str:
-        return f"<Timeline at {self._clock.now_ns / 1e6:.3f} ms, {len(self._pending)} pending>"
+        return f"<Timeline at {self.clock.now_ns / 1e6:.3f} ms, {len(self._pending)} pending>"
 
     @property
     def now_ns(self) -> int:
@@ -55,15 +56,13 @@ class Timeline:
         """Whether anything will happen by the passing of time alone."""
         return bool(self._pending)
 
-    @property
-    def clock(self) -> VirtualClock:
-        """The clock that the device goes by here and now."""
+    def adopt_clock(self) -> None:
+        """Go by the clock that is active on this thread, if there is one."""
         active = active_clock()
-        if active is not None and active is not self._clock and not self._is_calling:
-            while self._pending and self._clock.advance_to_next():
+        if active is not None and active is not self.clock and not self._is_calling:
+            while self._pending and self.clock.advance_to_next():
                 pass  # what began on the former clock ends on it
-            self._clock = active
-        return self._clock
+            self.clock = active
 
     def call_at(self, at_ns: int, call: Callable[[], object]) -> None:
         """Make ``call`` when the clock gets to ``at_ns``."""
@@ -75,14 +74,13 @@ class Timeline:
     def call_soon(self, call: Callable[[], object]) -> None:
         """Make ``call`` at the present moment of the clock; from any thread."""
         with self.changed:
-            self.call_at(self._clock.now_ns, call)
+            self.call_at(self.clock.now_ns, call)
             self.changed.notify_all()
 
     def spend(self, duration_ns: int) -> None:
         """Let time pass, unless the caller is a call of the device itself."""
         if not self._is_calling:
-            clock = self.clock
-            clock.advance_to(clock.now_ns + duration_ns)
+            self.clock.advance_to(self.clock.now_ns + duration_ns)
             self.keep_moving()
 
     def block_while(self, is_waiting: Callable[[], bool], report: Callable[[], str]) -> None:
@@ -92,6 +90,7 @@ class Timeline:
             DeadlockError: nothing is pending that could end the wait.
         """
         with self.changed:
+            self.adopt_clock()
             while is_waiting():
                 if self._is_calling:
                     raise DeadlockError(
@@ -134,7 +133,7 @@ class Timeline:
         """Move on to the next event; return whether there is another."""
         with self.changed:
             if self._pending and not self._is_calling:
-                self._clock.advance_to_next()
+                self.clock.advance_to_next()
             return bool(self._pending)
 
     def renew_lock(self) -> None:
