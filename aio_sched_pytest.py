@@ -11,8 +11,10 @@ import pytest
 
 if TYPE_CHECKING:
     from aio_sched.testing import VirtualLoop
+    from streams import Device
+    from streams.hazards import HazardChecker
 
-__all__ = ["virtual_loop"]
+__all__ = ["hazard_checker", "sim_device", "virtual_loop"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,7 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="seed of the virtual_loop fixture: which order ready tasks run in (default 0)",
+        help="seed of the fixtures virtual_loop (the order in which ready tasks run) and "
+        "sim_device (how long its work takes); default 0",
     )
 
 
@@ -34,8 +37,36 @@ def virtual_loop(request: pytest.FixtureRequest) -> "Iterator[VirtualLoop]":
 
     from aio_sched.testing import VirtualLoop
 
-    seed = request.config.getoption("--aio-sched-seed")
-    with asyncio.Runner(loop_factory=partial(VirtualLoop, seed)) as runner:
+    with asyncio.Runner(loop_factory=partial(VirtualLoop, _seed(request))) as runner:
         loop = runner.get_loop()
         assert isinstance(loop, VirtualLoop), "the runner asks its factory"
         yield loop
+
+
+@pytest.fixture
+def sim_device(request: pytest.FixtureRequest) -> "Iterator[Device]":
+    """Give a simulated device whose work takes random virtual times; it is closed after."""
+    from streams import open_device
+
+    with open_device("sim", seed=_seed(request), profile="random") as device:
+        yield device
+
+
+@pytest.fixture
+def hazard_checker(sim_device: "Device") -> "Iterator[HazardChecker]":
+    """Watch ``sim_device`` and fail the test, after it, with what was found.
+
+    A test that expects a report looks at ``hazard_checker.reports`` and clears the list.
+    Other devices are watched as well within ``hazard_checker.watch(device)``.
+    """
+    from streams.hazards import HazardChecker
+
+    checker = HazardChecker()
+    with checker.watch(sim_device):
+        yield checker
+    checker.raise_if_any()
+
+
+def _seed(request: pytest.FixtureRequest) -> int:
+    seed: int = request.config.getoption("--aio-sched-seed")
+    return seed

@@ -63,6 +63,59 @@ def test_seed_comes_from_the_command_line(bare: pytest.Pytester) -> None:
     bare.runpytest_subprocess().assert_outcomes(failed=1)
 
 
+_RACE = """
+import torch
+
+def race(device):
+    relay = torch.zeros(4)
+    forward, schedule = device.stream("forward"), device.stream("schedule")
+    forward.launch(torch.sum, relay, reads=[relay])
+    schedule.launch(relay.fill_, 1.0, writes=[relay])
+    device.synchronize()
+
+def ordered(device):
+    relay = torch.zeros(4)
+    forward, schedule = device.stream("forward"), device.stream("schedule")
+    forward.launch(torch.sum, relay, reads=[relay])
+    schedule.wait_event(forward.record("read"))
+    schedule.launch(relay.fill_, 1.0, writes=[relay])
+    device.synchronize()
+"""
+
+
+def test_hazard_checker_fails_the_test_that_races(bare: pytest.Pytester) -> None:
+    """A race on the simulated device is an error, under the seed that shows it."""
+    bare.makepyfile(
+        _RACE
+        + """
+def test_ordered(sim_device, hazard_checker):
+    ordered(sim_device)
+
+def test_racy(sim_device, hazard_checker):
+    race(sim_device)
+
+def test_expected(sim_device, hazard_checker):
+    race(sim_device)
+    assert [report.kind for report in hazard_checker.reports] == ["WAR"]
+    hazard_checker.reports.clear()
+
+def test_unwatched(sim_device):
+    race(sim_device)
+
+def test_in_virtual_time(sim_device, hazard_checker, virtual_loop):
+    async def main():
+        stream = sim_device.stream("s")
+        stream.launch(lambda: None)
+        await stream.record("done")
+        return virtual_loop.time()
+    assert virtual_loop.run_until_complete(main()) > 0
+"""
+    )
+    result = bare.runpytest_subprocess("--aio-sched-seed", "41")
+    result.assert_outcomes(passed=5, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_racy*", "*WAR on tensor*--seed 41"])
+
+
 def test_plugin_imports_nothing_heavy() -> None:
     """Every pytest of the environment imports it, also where nobody asks for a loop."""
     code = "import sys, aio_sched_pytest; print({'torch', 'aio_sched', 'streams'} & {*sys.modules})"
