@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from buffers.access import Access
 from buffers.fields import FieldSpec
 from buffers.host_mirror import HostMirror
 from buffers.row_memory import RowMemory
@@ -103,6 +104,10 @@ class RelayBuffer:
     def mirror(self) -> HostMirror:
         """The host's copy of all fields; opened when first asked for."""
         return HostMirror(self, needs_host_values=self._needs_host_values)
+
+    def access(self, field: str, rows: tuple[int, ...]) -> Access:
+        """Name rows, ascending, for ``reads`` and ``writes`` of a launch that orders itself."""
+        return Access(self.name, field, rows, self._memory.tensors[field])
 
     def follow(self, allocator: SlotAllocator) -> None:
         """Say that its slots own the rows: to a hazard checker, freeing one writes its row."""

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from buffers.access import Access
+
 if TYPE_CHECKING:  # the model imports the cache that it writes
     from aio_sched.engine.model import ModelConfig
 
@@ -53,6 +55,13 @@ class KVCache:
 
     def __repr__(self) -> str:
         return f"<KVCache slots={self.num_slots} max_len={self.max_len} device={self.keys.device}>"
+
+    def accesses(self, rows: tuple[int, ...]) -> tuple[Access, Access]:
+        """Name some rows, ascending, in all layers, as a launch declares them."""
+        return (
+            Access("cache", "keys", rows, self.keys.transpose(0, 1)),
+            Access("cache", "values", rows, self.values.transpose(0, 1)),
+        )
 
     def write(
         self, layer: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor

@@ -9,7 +9,7 @@ before it has seen token n, and discards what was sampled past the end of a text
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,11 +23,13 @@ from aio_sched.engine.sampling import sample
 from aio_sched.engine.table import StepTable, decode_rows, decode_shape, prefill_rows, prefill_shape
 from aio_sched.errors import SchedulerClosedError, StepAbortedError
 from aio_sched.stages import HostCopy, Pipeline, Step
+from buffers.access import Access
 from buffers.relay import RelayBuffer
-from buffers.slots import SlotAllocator
+from buffers.slots import Slot, SlotAllocator
 from buffers.staging import StagingRing
 from streams.device import Device
 from streams.launch import Launch
+from streams.monitor import freed
 
 __all__ = ["Batch", "GenerationPipeline"]
 
@@ -83,7 +85,7 @@ class GenerationPipeline(Pipeline[Batch, HostCopy]):
         self._cache = KVCache(model.config, num_slots, device=device.torch_device)
         # RAW: steps read the cache's zeros, written on torch's current stream; this waits for it.
         self._relay = RelayBuffer(device, num_slots, {"tokens": torch.int64})
-        self._relay.follow(self._slots)
+        self._slots.follow(lambda slot: freed(device, self._rows((slot,)), "give_back"))
         # One upload a step: a block for each step in flight and one never run out.
         self._decode_staging, self._prefill_staging = (
             StagingRing(device, shape, torch.int64, depth=depth + 1)
@@ -131,7 +133,8 @@ class GenerationPipeline(Pipeline[Batch, HostCopy]):
         # Nothing of prepare's is read later than this: a step's table is its own.
         step.shared_read_done()
         run = self._run_prefill if inputs.is_prefill else self._run_decode
-        return step.copy_to_host(step.launch(run, inputs.table))
+        rows = self._rows(request.slot for request in inputs.requests)
+        return step.copy_to_host(step.launch(run, inputs.table, reads=rows, writes=rows))
 
     async def publish(self, step: Step, inputs: Batch, output: HostCopy) -> None:
         """Hand each request its token."""
@@ -183,6 +186,11 @@ class GenerationPipeline(Pipeline[Batch, HostCopy]):
         tokens = sample(logits, table.temperatures, table.seeds, positions)
         self._relay.stash_rows(table.stash_slots, tokens=tokens)
         return tokens
+
+    def _rows(self, slots: Iterable[Slot | None]) -> tuple[Access, ...]:
+        """Name the memory that belongs to some slots."""
+        rows = tuple(sorted(slot.index for slot in slots if slot is not None))
+        return self._relay.access("tokens", rows), *self._cache.accesses(rows)
 
     # Bookkeeping ------------------------------------------------------------
 
