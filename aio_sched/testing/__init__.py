@@ -3,7 +3,7 @@
 virtual_loop.py  ``VirtualLoop``: time that jumps, deadlocks that are found at once
 run.py           ``virtual_run``: ``asyncio.run`` on such a loop
 strategies.py    in which order the ready tasks run; turns.py applies it
-observers.py     who caused what, for checkers
+observers.py     who caused what, for checkers; groups.py for those who leave a task group
 wait_graph.py    the text of a deadlock
 """
 

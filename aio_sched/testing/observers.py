@@ -4,7 +4,9 @@ import asyncio
 import contextvars
 import itertools
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+
+from aio_sched.testing.groups import observe_group
 
 if TYPE_CHECKING:
     from aio_sched.testing.virtual_loop import VirtualLoop
@@ -45,7 +47,8 @@ class LoopObserver(Protocol):
     def joined(self, task: "asyncio.Task[Any]") -> None:
         """The running code learns, without being called back, that ``task`` has ended.
 
-        It awaited a finished task, or asked one for ``done``, ``result`` or ``exception``.
+        It awaited a finished task, or asked one for ``done``, ``result`` or ``exception``, or
+        found that a task group is empty. Telling it twice must do no harm.
         """
 
 
@@ -109,6 +112,18 @@ class VirtualTask(asyncio.Task[T]):
         """Keep the name where there is none: loops of Python 3.13 set a missing one."""
         if value is not None:
             super().set_name(value)
+
+    def add_done_callback(
+        self,
+        fn: Callable[[Self], object],
+        /,
+        *,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        """Let observers know of the group whose callback this may be."""
+        if self._observers:
+            observe_group(fn, self._observers)
+        super().add_done_callback(fn, context=context)
 
     def __await__(self) -> Generator[Any, None, T]:
         self.done()

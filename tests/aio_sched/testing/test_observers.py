@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import anyio
 import pytest
 
 from aio_sched.testing import virtual_run
@@ -182,6 +183,31 @@ def test_joiner_of_a_finished_task_knows_what_it_did(
         assert not knowledge.knows("work")
         await join(task)
         assert knowledge.knows("work")
+
+    _run(main, seed)
+
+
+@pytest.mark.parametrize("make_group", [asyncio.TaskGroup, anyio.create_task_group])
+@pytest.mark.parametrize("wait_s", [0, 10])
+def test_who_leaves_a_task_group_knows_what_its_tasks_did(
+    make_group: Callable[[], Any], wait_s: int, seed: int
+) -> None:
+    """Whether all have ended before, or the last one wakes the owner of the group."""
+
+    async def main(knowledge: _Knowledge) -> None:
+        async def worker(number: int) -> None:
+            await asyncio.sleep(number)
+            knowledge.learn(f"work {number}")
+
+        async with make_group() as group:
+            for number in range(4):
+                if isinstance(group, asyncio.TaskGroup):
+                    group.create_task(worker(number))
+                else:
+                    group.start_soon(worker, number)
+            await asyncio.sleep(wait_s)
+            assert not knowledge.knows("work 0")
+        assert all(knowledge.knows(f"work {number}") for number in range(4))
 
     _run(main, seed)
 
