@@ -60,20 +60,23 @@ class Cell:
     def access(self, use: Use, clock: Clock) -> list[Use]:
         """Note a use at ``clock``; return the earlier ones that it conflicts with unordered."""
         found = self._unordered(use, clock)
-        for neighbour in self.neighbours:
-            found += neighbour._unordered(use, clock)
         if use.is_write:
-            self.writes = _after(self.writes, clock)
-            self.reads = _after(self.reads, clock)
+            self.writes.clear()
+            self.reads.clear()
+            for other in found:
+                (self.writes if other.is_write else self.reads)[other.actor.id] = other
             self.writes[use.actor.id] = use
         else:
             self.reads[use.actor.id] = use
+        for neighbour in self.neighbours:
+            found += neighbour._unordered(use, clock)
         return found
 
     def _unordered(self, use: Use, clock: Clock) -> list[Use]:
-        found = list(_after(self.writes, clock).values())
-        if use.is_write:
-            found += _after(self.reads, clock).values()
+        """Return the conflicting uses that something at ``clock`` does not come after."""
+        found = [other for other in self.writes.values() if _is_unseen(other, clock)]
+        if use.is_write and self.reads:
+            found += [other for other in self.reads.values() if _is_unseen(other, clock)]
         return found
 
 
@@ -101,13 +104,9 @@ class Memory:
     def pieces(self, memory: Tensor | Access) -> list[Piece]:
         """Return the cells of an access."""
         if isinstance(memory, Access):
-            storage, tensor = self._storage(memory.memory), memory.memory
-            storage.name = memory.name
-            return [
-                Piece(storage.cell(piece), row)
-                for row in memory.rows
-                for piece in row_range(tensor, row)
-            ]
+            storage = self._storage(memory.memory)
+            storage.name = storage.name or memory.name
+            return storage.rows(memory)
         storage = self._storage(memory)
         return [Piece(storage.cell(piece), None) for piece in byte_ranges(memory)]
 
@@ -144,7 +143,7 @@ class Memory:
 class _Storage:
     """The cells of one storage."""
 
-    __slots__ = ("_cells", "_longest", "_ranges", "name", "ref")
+    __slots__ = ("_cells", "_longest", "_ranges", "_rows", "name", "ref")
 
     def __init__(self, ref: StorageWeakRef) -> None:
         self.ref = ref
@@ -152,6 +151,8 @@ class _Storage:
         self._cells: dict[Range, Cell] = {}
         self._ranges: list[Range] = []  # sorted
         self._longest = 0
+        # The cells of rows that were named before, by how the rows lie in the storage.
+        self._rows: dict[object, dict[int, list[Piece]]] = {}
 
     def is_alive(self) -> bool:
         """Whether a tensor still refers to the storage."""
@@ -161,6 +162,19 @@ class _Storage:
         """Return the cell of a range; a new one is made known to those that it overlaps."""
         cell = self._cells.get(piece)
         return cell if cell is not None else self._add(piece)
+
+    def rows(self, access: Access) -> list[Piece]:
+        """Return the cells of rows."""
+        memory, found = access.memory, list[Piece]()
+        layout = memory.storage_offset(), memory.shape, memory.stride(), memory.dtype
+        known = self._rows.setdefault(layout, {})
+        for row in access.rows:
+            pieces = known.get(row)
+            if pieces is None:
+                pieces = [Piece(self.cell(piece), row) for piece in row_range(memory, row)]
+                known[row] = pieces
+            found += pieces
+        return found
 
     def _add(self, piece: Range) -> Cell:
         cell = Cell()
@@ -178,6 +192,5 @@ class _Storage:
         return cell
 
 
-def _after(uses: dict[int, Use], clock: Clock) -> dict[int, Use]:
-    """Return the uses that something at ``clock`` does not come after."""
-    return {actor: use for actor, use in uses.items() if clock.get(actor, 0) < use.epoch}
+def _is_unseen(use: Use, clock: Clock) -> bool:
+    return clock.get(use.actor.id, 0) < use.epoch
