@@ -41,12 +41,13 @@ from streams.errors import (
 )
 from streams.event import Event
 from streams.guard import HostBlockGuard, allow_blocking
-from streams.hazards import HazardChecker, HazardError
+from streams.hazards import AccessAudit, HazardChecker, HazardError, handoff
 from streams.launch import Launch
 from streams.monitor import DeviceMonitor, Span
 from streams.stream import Stream
 
 __all__ = [
+    "AccessAudit",
     "AioSchedError",
     "Capabilities",
     "CaptureOpenError",
@@ -75,6 +76,7 @@ __all__ = [
     "UnknownDeviceError",
     "allow_blocking",
     "current_stream",
+    "handoff",
     "open_device",
     "use_stream",
 ]

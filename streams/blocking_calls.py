@@ -10,7 +10,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
@@ -99,6 +99,13 @@ class TensorWatch(TorchFunctionMode):
     def __init__(self, report: Report) -> None:
         super().__init__()
         self._report = report
+        self._gradients = _gradient_mode()
+
+    def __enter__(self) -> Self:
+        """Enter the mode, and note which of torch's own are in force."""
+        self._gradients = _gradient_mode()
+        super().__enter__()  # type: ignore[no-untyped-call]  # torch's, bare
+        return self
 
     def __torch_function__(
         self,
@@ -127,9 +134,21 @@ class TensorWatch(TorchFunctionMode):
         for mode in reversed(above):
             _push_mode(mode)  # type: ignore[no-untyped-call]  # torch's, bare
         if above:
-            stream = current_stream()
-            error = TorchModeOpenError(
-                f"a coroutine suspended inside torch mode {type(above[0]).__name__}, which would "
-                "act on other tasks, since torch keeps modes per thread; close it before the await"
-            )
-            raise told(None if stream is None else stream.device, "torch_mode", error)
+            raise _mode_open(type(above[0]).__name__)
+        if self._gradients != (now := _gradient_mode()):
+            raise _mode_open(now)
+
+
+def _gradient_mode() -> str:
+    if torch.is_inference_mode_enabled():
+        return "inference_mode"
+    return "enable_grad" if torch.is_grad_enabled() else "no_grad"
+
+
+def _mode_open(mode: str) -> TorchModeOpenError:
+    stream = current_stream()
+    error = TorchModeOpenError(
+        f"a coroutine suspended inside torch mode {mode}, which would act on other tasks, since "
+        "torch keeps modes per thread; close it before the await"
+    )
+    return told(None if stream is None else stream.device, "torch_mode", error)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -12,6 +11,7 @@ from streams.hazards.access import Access
 from streams.hazards.byte_ranges import Range, byte_ranges
 from streams.hazards.checker import HazardChecker
 from streams.hazards.report import Party, Report
+from streams.hazards.shadow import is_dense
 from streams.hazards.site import call_site
 from streams.launch import Operation
 from streams.monitor import DeviceMonitor
@@ -114,7 +114,7 @@ class _Declared:
         for access in accesses:
             if isinstance(access, Access):
                 self._ranges[access.memory.untyped_storage()._cdata] = None
-            elif isinstance(access, Tensor):
+            elif is_dense(access):
                 ranges = self._ranges.setdefault(access.untyped_storage()._cdata, [])
                 if ranges is not None:
                     ranges += byte_ranges(access)
@@ -179,7 +179,7 @@ def _is_view(schema: Any, args: tuple[Any, ...], result: Any) -> bool:
 
 def _tensors(value: Any) -> Iterator[Tensor]:
     for leaf in tree_leaves(value):
-        if isinstance(leaf, Tensor) and leaf.layout is torch.strided and leaf.numel():
+        if is_dense(leaf) and leaf.numel():
             yield leaf
 
 

@@ -11,7 +11,7 @@ from streams.current import work_tag
 from streams.hazards.access import Access
 from streams.hazards.order import Actor, Clock, HostActor, Order, StreamActor
 from streams.hazards.report import HazardError, Party, Report
-from streams.hazards.shadow import Memory, Use
+from streams.hazards.shadow import Memory, Use, is_dense
 from streams.hazards.site import call_site
 from streams.hazards.tasks import Observer, TaskHosts
 from streams.launch import Launch, Operation
@@ -181,9 +181,9 @@ class HazardChecker(DeviceMonitor):
     def _check_value(self, launch: Launch[Any], device: "Device") -> None:
         """Check that the host takes a launch's value only after the launch is complete."""
         host, event = self._current_host(), launch.event
-        stream = self._order.stream(event.recorded_on())
         self.num_accesses += 1
-        if host.clock.get(stream.id, 0) < event.number:
+        if not self._order.has_observed(event, host):
+            stream = self._order.stream(event.recorded_on())
             wrote = Use(
                 stream, event.number, True, False, launch.label, event.number, event.tag, None
             )
@@ -191,11 +191,9 @@ class HazardChecker(DeviceMonitor):
             self._conflict(f"the value of {launch.label}", (), read, wrote, device)
 
     def _check(self, memory: object, use: Use, clock: Clock, device: "Device") -> None:
-        if not isinstance(memory, Tensor | Access):
-            raise TypeError(
-                f"{use.label} declares that it uses {memory!r}; the hazard checker knows tensors "
-                "and Access(buffer, field, rows, memory) in reads= and writes="
-            )
+        if not isinstance(memory, Access) and not is_dense(memory):
+            self.on_misuse(device, "undeclared", f"{use.label} declares {memory!r}; {_KNOWN}")
+            return
         found: dict[Use, list[int | None]] = {}
         for cell, row in self.memory.pieces(memory):
             self.num_accesses += 1
@@ -234,6 +232,9 @@ class HazardChecker(DeviceMonitor):
 
     def _current_host(self) -> HostActor:
         return self._host if self._hosts is None else self._hosts.current()
+
+
+_KNOWN = "give dense tensors, or Access(buffer, field, rows, memory), in reads= and writes="
 
 
 def _kind(later: Use, earlier: Use) -> str:

@@ -7,8 +7,9 @@ after: those have raced already, and whatever races with them later is told the 
 """
 
 from bisect import bisect_left, insort
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -18,7 +19,7 @@ from streams.hazards.access import Access
 from streams.hazards.byte_ranges import Range, byte_ranges, row_range
 from streams.hazards.order import Actor, Clock
 
-__all__ = ["Cell", "Memory", "Piece", "Use"]
+__all__ = ["Cell", "Memory", "Piece", "Use", "is_dense"]
 
 _SWEEP_EVERY = 256
 
@@ -78,6 +79,11 @@ class Cell:
         if use.is_write and self.reads:
             found += [other for other in self.reads.values() if _is_unseen(other, clock)]
         return found
+
+
+def is_dense(memory: object) -> TypeGuard[Tensor]:
+    """Whether ``memory`` is a tensor whose bytes a storage holds."""
+    return isinstance(memory, Tensor) and memory.layout is torch.strided
 
 
 class Piece(NamedTuple):

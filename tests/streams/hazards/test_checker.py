@@ -1,15 +1,19 @@
 """What ``HazardChecker`` reports, and in which words."""
 
+import asyncio
 import gc
 import re
+from typing import Any
 
 import pytest
 import torch
+from torch.overrides import BaseTorchFunctionMode
 
-from streams.current import WorkTag, use_stream, work_tag
+from streams.current import WorkTag, on_stream, use_stream, work_tag
 from streams.device import Device
-from streams.errors import EventNotRecordedError, NotIssuerError
+from streams.errors import EventNotRecordedError, NotIssuerError, TorchModeOpenError
 from streams.event import Event
+from streams.guard import HostBlockGuard
 from streams.hazards import Access, HazardChecker, HazardError, Report
 from streams.launch import Launch
 from streams.stream import Stream
@@ -214,10 +218,15 @@ def test_access_to_rows_meets_tensor_of_the_same_storage(lazy: LazyDevice) -> No
     assert report.memory == "part of relay.lens: tensor (4) float32"
 
 
-def test_what_is_no_memory_is_refused(lazy: LazyDevice) -> None:
-    """A checker cannot compare what it does not know, and says so."""
-    with HazardChecker().watch(lazy), pytest.raises(TypeError, match="declares that it uses 'x'"):
-        launch(lazy.stream("a"), 1, "forward", writes="x")
+@pytest.mark.parametrize("memory", ["x", torch.eye(2).to_sparse()], ids=["text", "sparse"])
+def test_what_is_no_memory_is_reported(lazy: LazyDevice, memory: object) -> None:
+    """A checker cannot compare what it does not know, and says so; the launch is made."""
+    checker = HazardChecker()
+    with checker.watch(lazy):
+        launch(lazy.stream("a"), 1, "forward", writes=memory)
+    (report,) = checker.reports
+    assert report.message.startswith("touch declares ")
+    assert report.message.endswith("in reads= and writes=")
 
 
 # The host ---------------------------------------------------------------------
@@ -240,6 +249,18 @@ async def test_value_taken_before_its_launch_is_complete_is_reported(
     (report,) = checker.reports
     assert report.memory == "the value of touch"
     assert report.missing == "an event of 'b' behind touch #1 -> host (await it)"
+
+
+async def test_value_from_a_stream_that_was_closed_is_no_finding(lazy: LazyDevice) -> None:
+    """The order is the event's, whatever became of its stream."""
+    checker, stream = HazardChecker(), lazy.stream("a")
+    with checker.watch(lazy):
+        launched = launch(stream, 1, "forward")
+        stream.synchronize()
+        stream.close()
+        launch(lazy.stream("b"), 1, "forward")
+        await launched
+    checker.raise_if_any()
 
 
 def test_host_access_under_a_launch_is_reported(lazy: LazyDevice) -> None:
@@ -268,6 +289,22 @@ async def test_refused_calls_are_reported_too(lazy: LazyDevice) -> None:
             stream.record()
     assert kinds(checker) == ["unrecorded", "unrecorded", "issuer"]
     assert "event 'copy_done' was never recorded" in str(checker.reports[0])
+
+
+@pytest.mark.parametrize("mode", [BaseTorchFunctionMode, torch.no_grad, torch.inference_mode])
+async def test_torch_mode_open_at_a_suspension_is_reported(lazy: LazyDevice, mode: Any) -> None:
+    """A stage that suspends inside a torch mode would run other tasks in it."""
+
+    async def stage() -> None:
+        with mode():
+            await asyncio.sleep(0)
+
+    checker, stream = HazardChecker(), lazy.stream("forward")
+    with checker.watch(lazy), pytest.raises(TorchModeOpenError):
+        await on_stream(stream, HostBlockGuard(strict=True).run(stage()))
+    assert kinds(checker) == ["torch_mode"]
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
 
 
 class _Task:
