@@ -78,14 +78,17 @@ async def test_cancelled_upload_keeps_its_block_until_the_copy_is_done(
     """A stage that is cancelled behind its upload leaves the block to the device."""
     ring, stream = StagingRing(device, (1,), torch.int64, depth=1), device.stream("schedule")
     held = hold(stream)
+    is_enqueued = asyncio.Event()
 
     async def prepare() -> None:
         with await ring.slot() as slot:
             slot.host.fill_(1)
-            await slot.upload(stream)
+            upload = slot.upload(stream)
+            is_enqueued.set()
+            await upload
 
     preparing = asyncio.create_task(prepare())
-    await asyncio.sleep(0)
+    await is_enqueued.wait()
     preparing.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await preparing
