@@ -139,7 +139,12 @@ class HazardChecker(DeviceMonitor):
                 self._check_host((memory,), device, "the host", is_write=is_write)
 
     def on_free(self, device: "Device", memory: "Iterable[Tensor | Access]", what: str) -> None:
-        """Check that nobody uses what was given back."""
+        """Check that nobody uses what was given back.
+
+        Of a device that is lost or closed everything may be: no later owner can put work on it.
+        """
+        if device.lost is not None or device.is_closed:
+            return
         with self._lock:
             self._check_host(memory, device, what, is_write=True, is_free=True)
 

@@ -106,6 +106,24 @@ async def test_lease_that_does_not_know_a_use_is_reported(device: Device, is_not
     assert [report.kind for report in checker.reports] == ([] if is_noted else ["early_return"])
 
 
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_release_after_the_end_of_the_device_is_no_finding(
+    device: Device, is_lost: bool
+) -> None:
+    """Nobody can overwrite what a lost device may still read: it takes no more work."""
+    checker, pool = HazardChecker(), torch.zeros(4, 2)
+    keep_alive, stream = KeepAlive(device), device.stream("forward")
+    with checker.watch(device):
+        with keep_alive.lease(2, touch, covers=[pool]) as lease:
+            lease.use(stream.launch(touch, writes=[pool]))
+            if is_lost:
+                device.lose(RuntimeError("a fault"))
+            else:
+                device.close()
+        assert keep_alive.collect() == 1
+    checker.raise_if_any()
+
+
 def test_lease_that_covers_memory_needs_a_device() -> None:
     """Nobody would be told otherwise."""
     with pytest.raises(ValueError, match="make the KeepAlive with its device"):
