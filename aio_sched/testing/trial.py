@@ -230,12 +230,21 @@ class _Run:
             if not task.cancelled():
                 self._outcome.result = task.result()
         elif self._schedule.cancel_kind is CancelKind.ANYIO:
-            with anyio.CancelScope() as scope:
-                points.cancel = scope.cancel
-                self._outcome.result = await driving
+            await self._drive_in_scope(driving, points)
         else:
             points.cancel = _terminate
             self._outcome.result = await driving
+
+    async def _drive_in_scope(self, driving: Any, points: AwaitPoints) -> None:
+        scope = anyio.CancelScope()
+        points.cancel = scope.cancel
+        try:
+            with scope:
+                self._outcome.result = await driving
+        except asyncio.CancelledError:
+            # asyncio.gather raises one of its own, in which anyio does not recognise its own.
+            if not scope.cancel_called:
+                raise
 
     def _report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.loop_reports.append(f"the event loop was told of {context!r}")

@@ -17,7 +17,7 @@ from tests.aio_sched.engine.tiny import CHUNK, assert_at_rest, rigged
 from tests.faults.ledger import How, Ledger
 from tests.faults.pipelines import Accounted
 
-__all__ = ["VICTIMS", "Generating", "Service"]
+__all__ = ["Generating", "Service", "SignalledService"]
 
 
 class _Scenario:

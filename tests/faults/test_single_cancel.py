@@ -31,12 +31,10 @@ MAKERS: dict[str, Callable[..., Service | Generating]] = {
 KINDS = (CancelKind.NATIVE, CancelKind.ANYIO)
 
 
-def each_cut(
-    scenario: Scenario, schedule: Schedule, loop: str, *, is_strict: bool = False
-) -> Iterator[Outcome]:
+def each_cut(scenario: Scenario, schedule: Schedule, loop: str) -> Iterator[Outcome]:
     """Run with a cut at the first await point, at the second, and so on until there is none."""
     for point in itertools.count():
-        cut = replace(schedule, cancel_at=point, is_strict=is_strict)
+        cut = replace(schedule, cancel_at=point)
         threads = threading.active_count()
         outcome = run_once(scenario, cut, loop_factory=LOOPS[loop])
         assert threading.active_count() == threads, f"threads left by {cut}"
