@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aio_sched.errors import StepAbortedError
-from aio_sched.turn import Turns
+from aio_sched.turn import Launched, Turns
 from streams.clock import perf_s
 from streams.errors import DeadlineError, DeviceLostError
 from streams.log import get_logger
@@ -64,7 +64,7 @@ class Ending:
         while self.turns.in_flight:
             launched = self.turns.in_flight.popleft()
             if not launched.is_delivered:
-                self.turns.fail(launched, launched.error or fatal() or aborted)
+                self.turns.fail(launched, _error_of(launched, fatal()) or aborted)
             launched.step.abandon()
 
     async def run_dry(self, fatal: BaseException | None) -> None:
@@ -94,3 +94,10 @@ class Ending:
             stream.close()
         if self.owns_device:
             self.turns.device.close()
+
+
+def _error_of(launched: Launched, fatal: BaseException | None) -> BaseException | None:
+    if launched.error is not None and launched.is_cut_short and fatal is not None:
+        # All that it knows is that it was cancelled; this is why.
+        launched.error.__cause__ = fatal
+    return launched.error or fatal

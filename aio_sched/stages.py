@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from aio_sched.errors import StageTypeError
 from aio_sched.inbox import Inbox
 from buffers.transfer import copy_to_host
+from streams.clock import perf_s
 from streams.current import current_stream
 from streams.event import Event
 from streams.launch import Launch
@@ -57,6 +58,7 @@ class Step:
         self.schedule_stream, self.forward_stream, self.copy_stream = streams
         self.copy_done: Event | None = None
         self.deadline_s = deadline_s
+        self._waits_since_s: float | None = None
         self._barrier = barrier
         self._keep_alive = keep_alive
         self._launches: list[Launch[Any]] = []
@@ -175,6 +177,20 @@ class Step:
         """Whether any launch or any memory belongs to this step."""
         return bool(self._launches or self._held or self._when_done)
 
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that the device still has for this step's results; None sets no limit.
+
+        For what publish awaits beside host copies: ``await values.wait(step.left_s)``.
+        """
+        if self.deadline_s is None or self._waits_since_s is None:
+            return self.deadline_s
+        return max(0.0, self.deadline_s - (perf_s() - self._waits_since_s))
+
+    def begin_wait(self) -> None:
+        """Scheduler only: publish begins, and with it the time that the device has."""
+        self._waits_since_s = perf_s()
+
     def raise_failure(self, upto: int | None = None) -> None:
         """Raise what the first failed launch of this step raised, if any has yet.
 
@@ -276,7 +292,7 @@ class HostCopy:
         return self._wait().__await__()
 
     async def _wait(self) -> Any:
-        value = await self._launch.wait(self._step.deadline_s)
+        value = await self._launch.wait(self._step.left_s)
         # Those before it are done for certain; looking at later ones would be a matter of luck.
         self._step.raise_failure(self._num_before)
         return value

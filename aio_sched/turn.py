@@ -33,6 +33,7 @@ class Launched:
 
     Attributes:
         may_overlap: whether the step may share the device with its neighbours.
+        is_cut_short: a stage was cancelled; ``error`` says so.
         is_delivered: publish has returned; what is left is the device's part.
     """
 
@@ -41,6 +42,7 @@ class Launched:
     output: Any = None
     error: BaseException | None = None
     may_overlap: bool = True
+    is_cut_short: bool = False
     is_delivered: bool = False
 
 
@@ -89,6 +91,7 @@ class Turns:
         except BaseException as error:
             launched.error = StepAbortedError(f"{launched.step} was cut short by {error!r}")
             launched.error.__cause__ = error
+            launched.is_cut_short = True
             raise
         finally:
             has_work = launched.inputs is not None or launched.error is not None
@@ -109,14 +112,11 @@ class Turns:
         """
         handoff(launched)
         step, error = launched.step, launched.error
-        deadline_s = self.config.wait_deadline_s
-        started_s = perf_s()
+        step.begin_wait()
         if error is None:
             error = await self._deliver(launched)
-        if deadline_s is not None:
-            deadline_s = max(0.0, deadline_s - (perf_s() - started_s))
         try:
-            error = await self._left_device(step, deadline_s) or error
+            error = await self._left_device(step) or error
         except DeadlineError as late:
             # Publish met the deadline before this wait did: its error has the true times.
             raise error if isinstance(error, DeadlineError) else late from None
@@ -245,9 +245,9 @@ class Turns:
             )
         return None
 
-    async def _left_device(self, step: Step, deadline_s: float | None) -> BaseException | None:
+    async def _left_device(self, step: Step) -> BaseException | None:
         assert step.copy_done is not None, "a step is sealed before it is published"
-        await step.copy_done.reached(deadline_s)
+        await step.copy_done.reached(step.left_s)
         try:
             step.raise_failure()
         except Exception as error:

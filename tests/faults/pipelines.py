@@ -3,6 +3,7 @@
 import asyncio
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from aio_sched.errors import SchedulerClosedError
 from buffers.host_mirror import HostValues
 from buffers.keep_alive import KeepAlive, Lease
 from buffers.slots import Slot, SlotAllocator
+from streams.clock import perf_s
 from streams.device import Device
 from streams.launch import Launch
 from tests.faults.ledger import How, Ledger
@@ -28,11 +30,14 @@ class Accounted(Pipeline[Any, Any]):
 
     Attributes:
         steps: the steps, by index.
+        members: the numbers that each step works on.
         started_s: when publish of each step began to wait.
     """
 
     def __init__(self) -> None:
         self.steps = Ledger()
+        self.members: dict[int, tuple[int, ...]] = {}
+        self.started_s: dict[int, float] = {}
 
     @abstractmethod
     async def ask(self, number: int) -> int:
@@ -42,6 +47,11 @@ class Accounted(Pipeline[Any, Any]):
     @abstractmethod
     def right(number: int) -> int:
         """Return what it should make of it."""
+
+    def begin(self, step: Step, numbers: Iterable[int]) -> None:
+        """Note that a step has taken numbers."""
+        self.steps.submit(step.index)
+        self.members[step.index] = tuple(numbers)
 
     def failed(self, step: Step, inputs: Any, error: BaseException) -> None:
         """Note it; the inbox, where there is one, is told as always."""
@@ -79,7 +89,7 @@ class Squares(Accounted):
     def _take(self, step: Step) -> list[int]:
         numbers = self.inbox.take(step, BATCH)
         if numbers:
-            self.steps.submit(step.index)
+            self.begin(step, numbers)
         return numbers
 
     async def prepare(self, step: Step) -> Launch[Tensor] | None:
@@ -93,6 +103,7 @@ class Squares(Accounted):
 
     async def publish(self, step: Step, inputs: Launch[Tensor], output: HostCopy) -> None:
         """Answer."""
+        self.started_s[step.index] = perf_s()
         self.inbox.answer(step, (await output).tolist())
         self.steps.end(step.index, How.RESULT)
 
@@ -202,7 +213,7 @@ class Sums(Accounted):
         if not jobs:
             return None
         numbers = self.staging.upload(step.schedule_stream, [job.number for job in jobs])
-        self.steps.submit(step.index)
+        self.begin(step, (job.number for job in jobs))
         rounds = tuple(job.num_scheduled for job in jobs)
         for job in jobs:
             job.num_scheduled += 1
@@ -229,6 +240,8 @@ class Sums(Accounted):
         pulled = self.relay.mirror.pull(slots)
         assert self.relay.mirror.stream is not None
         after_pull = self.relay.mirror.stream.record("pulled")
+        # RAW: copy_done stands for the pull too, or rows would come back when nobody looks.
+        step.copy_stream.wait_event(after_pull)
         for lease in leases:
             lease.use(launch)
             lease.use(after_pull)
@@ -236,8 +249,9 @@ class Sums(Accounted):
 
     async def publish(self, step: Step, inputs: _Batch, output: _Rows) -> None:
         """Answer the jobs whose last round this was."""
+        self.started_s[step.index] = perf_s()
         copied: list[int] = (await output.copied).tolist()
-        pulled = await output.pulled.wait(step.deadline_s)
+        pulled = await output.pulled.wait(step.left_s)
         assert pulled is not None
         assert pulled["sums"].tolist() == copied
         for lane, value in zip(output.lanes, copied, strict=True):
