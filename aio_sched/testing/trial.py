@@ -161,13 +161,13 @@ def run_once(
     try:
         if loop_factory is None:
             observers = (checker.observer(),) if checker is not None and is_strict else ()
-            virtual_run(run.main(), strategy=order, observers=observers)
+            virtual_run(run.main(), seed=schedule.seed, strategy=order, observers=observers)
         else:
             with asyncio.Runner(loop_factory=loop_factory) as runner:
                 runner.run(run.main())
     except (Exception, asyncio.CancelledError) as error:
         outcome.error = error
-    outcome.left_behind += run.loop_reports
+    outcome.left_behind += run.complaints
     if checker is not None:
         outcome.reports = checker.reports
     outcome.choices = tuple(run.choices())
@@ -187,7 +187,7 @@ class _Run:
         self._checker = checker
         self._outcome = outcome
         self._loop: Any = None
-        self.loop_reports: list[str] = []
+        self.complaints: list[str] = []
 
     def choices(self) -> Any:
         return getattr(self._loop, "choices", ())
@@ -232,7 +232,7 @@ class _Run:
         elif self._schedule.cancel_kind is CancelKind.ANYIO:
             await self._drive_in_scope(driving, points)
         else:
-            points.cancel = _terminate
+            points.cancel = self._terminate
             self._outcome.result = await driving
 
     async def _drive_in_scope(self, driving: Any, points: AwaitPoints) -> None:
@@ -246,8 +246,16 @@ class _Run:
             if not scope.cancel_called:
                 raise
 
+    def _terminate(self) -> None:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # it would end this process
+            self.complaints.append(
+                "nothing handled SIGTERM when it was to come; handle it before the first await"
+            )
+        else:
+            signal.raise_signal(signal.SIGTERM)
+
     def _report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        self.loop_reports.append(f"the event loop was told of {context!r}")
+        self.complaints.append(f"the event loop was told of {context!r}")
 
 
 class _TimedPlan(FaultPlan):
@@ -262,12 +270,6 @@ class _TimedPlan(FaultPlan):
         if struck is not None:
             self.struck_s.append((struck, monotonic_ns() / 1e9))
         return struck
-
-
-def _terminate() -> None:
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        raise RuntimeError("nothing handles SIGTERM yet; the scenario must before its first await")
-    signal.raise_signal(signal.SIGTERM)
 
 
 def _tasks_left() -> list[str]:
