@@ -43,7 +43,7 @@ from streams.event import Event
 from streams.guard import HostBlockGuard, allow_blocking
 from streams.hazards import AccessAudit, HazardChecker, HazardError, handoff
 from streams.launch import Launch
-from streams.monitor import DeviceMonitor, Span
+from streams.monitor import DeviceMonitor, Span, host_reads, host_writes
 from streams.stream import Stream
 
 __all__ = [
@@ -77,6 +77,8 @@ __all__ = [
     "allow_blocking",
     "current_stream",
     "handoff",
+    "host_reads",
+    "host_writes",
     "open_device",
     "use_stream",
 ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from streams.launch import Launch, Operation
     from streams.stream import Stream
 
-__all__ = ["DeviceMonitor", "Span", "freed", "host_writes", "told"]
+__all__ = ["DeviceMonitor", "Span", "freed", "host_reads", "host_writes", "told"]
 
 Error = TypeVar("Error", bound=BaseException)
 
@@ -101,6 +101,16 @@ def told(device: "Device | None", kind: str, error: Error) -> Error:
         for monitor in device.monitors:
             monitor.on_misuse(device, kind, str(error))
     return error
+
+
+def host_reads(device: "Device", memory: "Tensor | Access") -> None:
+    """Tell the monitors of ``device`` that the host is about to read what it uses too.
+
+    For memory of one's own; the buffers of this library tell by themselves, and so does a
+    launch whose value is taken.
+    """
+    for monitor in device.monitors:
+        monitor.on_host_access(device, memory, is_write=False)
 
 
 def host_writes(device: "Device", memory: "Tensor | Access") -> None:

@@ -5,11 +5,31 @@ run.py           ``virtual_run``: ``asyncio.run`` on such a loop
 strategies.py    in which order the ready tasks run; turns.py applies it
 observers.py     who caused what, for checkers; groups.py for those who leave a task group
 wait_graph.py    the text of a deadlock
+
+And programs explored: scenarios that run pipelines on a simulated device.
+
+trial.py         ``Trial``: what a scenario is given; ``run_once``: one run of it
+schedule.py      ``Schedule``: all that decides what happens in a run
+explore.py       ``explore``, ``assert_same_results``: many runs, judged
+shrink.py        a finding made simpler; compare.py: whether two results are the same
+await_points.py  where a run is cut short; calls.py: which device calls it made
+command.py       ``aio-sched explore``
+
+The fixtures for pytest are in ``aio_sched_pytest.py``, which must not import torch.
 """
 
+from aio_sched.testing.await_points import StagePoint
 from aio_sched.testing.errors import DeadlockError, LivelockError
+from aio_sched.testing.explore import (
+    Exploration,
+    ExplorationError,
+    Finding,
+    assert_same_results,
+    explore,
+)
 from aio_sched.testing.observers import LoopObserver
 from aio_sched.testing.run import virtual_run
+from aio_sched.testing.schedule import CancelKind, Schedule
 from aio_sched.testing.strategies import (
     Choice,
     DelayOne,
@@ -19,21 +39,34 @@ from aio_sched.testing.strategies import (
     RandomOrder,
     Replay,
 )
+from aio_sched.testing.trial import Outcome, Scenario, Trial, run_once
 from aio_sched.testing.virtual_loop import VirtualLoop
 from streams.clock import VirtualClock
 
 __all__ = [
+    "CancelKind",
     "Choice",
     "DeadlockError",
     "DelayOne",
+    "Exploration",
+    "ExplorationError",
     "FifoOrder",
+    "Finding",
     "LivelockError",
     "LoopObserver",
     "Order",
+    "Outcome",
     "PctOrder",
     "RandomOrder",
     "Replay",
+    "Scenario",
+    "Schedule",
+    "StagePoint",
+    "Trial",
     "VirtualClock",
     "VirtualLoop",
+    "assert_same_results",
+    "explore",
+    "run_once",
     "virtual_run",
 ]
