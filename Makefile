@@ -10,12 +10,13 @@ PACKAGES := aio_sched streams buffers aio_sched_pytest.py
 TYPED := $(PACKAGES) $(wildcard tests examples benchmarks tools)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage check format bench gpu clean
+.PHONY: help demo test coverage faults check format bench gpu clean
 
 help:
 	@echo "make demo      generate text through the overlap scheduler, then without overlap"
 	@echo "make test      run the tests"
 	@echo "make coverage  run the tests and require 90 % branch coverage"
+	@echo "make faults    strike and cancel by seed: 200 seeds a cell, every await point"
 	@echo "make check     format, lint, types, import contracts"
 	@echo "make format    apply the formatter and the safe fixes of the linter"
 	@echo "make bench     wake latency of the bridge, then the loop against its rivals"
@@ -41,6 +42,9 @@ test: $(INSTALLED)
 
 coverage: $(INSTALLED)
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+
+faults: $(INSTALLED)
+	$(BIN)/python -m pytest tests/faults -m "slow or not slow" $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
