@@ -5,7 +5,7 @@ Beside the package and not in it: pytest imports every plugin that is installed,
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -25,7 +25,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=0,
         metavar="N",
         help="seed of the fixtures virtual_loop (the order in which ready tasks run) and "
-        "sim_device (how long its work takes); default 0",
+        "sim_device (how long its work takes), where no marker gives one; default 0",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line(
+        "markers",
+        "aio_sched(seed=None, profile='random', faults=(), strict=False): how sim_device, "
+        "virtual_loop and hazard_checker are made for this test",
     )
 
 
@@ -37,7 +46,7 @@ def virtual_loop(request: pytest.FixtureRequest) -> "Iterator[VirtualLoop]":
 
     from aio_sched.testing import VirtualLoop
 
-    with asyncio.Runner(loop_factory=partial(VirtualLoop, _seed(request))) as runner:
+    with asyncio.Runner(loop_factory=partial(VirtualLoop, _options(request).seed)) as runner:
         loop = runner.get_loop()
         assert isinstance(loop, VirtualLoop), "the runner asks its factory"
         yield loop
@@ -45,28 +54,61 @@ def virtual_loop(request: pytest.FixtureRequest) -> "Iterator[VirtualLoop]":
 
 @pytest.fixture
 def sim_device(request: pytest.FixtureRequest) -> "Iterator[Device]":
-    """Give a simulated device whose work takes random virtual times; it is closed after."""
-    from streams import open_device
+    """Give a simulated device whose work takes random virtual times; it is closed after.
 
-    with open_device("sim", seed=_seed(request), profile="random") as device:
+    ``@pytest.mark.aio_sched(seed=..., profile=..., faults=[...])`` chooses another schedule,
+    the name of a profile or one of your own, and what goes wrong.
+    """
+    from streams import open_device
+    from streams.simulated import FaultPlan
+
+    options = _options(request)
+    plan = FaultPlan(options.faults)
+    with open_device("sim", seed=options.seed, profile=options.profile, faults=plan) as device:
         yield device
 
 
 @pytest.fixture
-def hazard_checker(sim_device: "Device") -> "Iterator[HazardChecker]":
+def hazard_checker(
+    request: pytest.FixtureRequest, sim_device: "Device"
+) -> "Iterator[HazardChecker]":
     """Watch ``sim_device`` and fail the test, after it, with what was found.
 
     A test that expects a report looks at ``hazard_checker.reports`` and clears the list.
-    Other devices are watched as well within ``hazard_checker.watch(device)``.
+    Other devices are watched as well within ``hazard_checker.watch(device)``. With
+    ``@pytest.mark.aio_sched(strict=True)`` it keeps a clock for each task of ``virtual_loop``.
     """
     from streams.hazards import HazardChecker
 
-    checker = HazardChecker()
+    checker = HazardChecker(strict=_options(request).strict)
+    if checker.strict:
+        request.getfixturevalue("virtual_loop").add_observer(checker.observer())
     with checker.watch(sim_device):
         yield checker
     checker.raise_if_any()
 
 
-def _seed(request: pytest.FixtureRequest) -> int:
-    seed: int = request.config.getoption("--aio-sched-seed")
-    return seed
+class _Options(NamedTuple):
+    """What the marker can say."""
+
+    seed: int
+    profile: Any = "random"
+    faults: Any = ()
+    strict: bool = False
+
+
+def _options(request: pytest.FixtureRequest) -> _Options:
+    """Read the markers of a test; the closest one wins, and each option counts by itself.
+
+    Raises:
+        UsageError: a marker has an option that there is not.
+    """
+    said: dict[str, Any] = {"seed": request.config.getoption("--aio-sched-seed")}
+    for marker in reversed(list(request.node.iter_markers("aio_sched"))):
+        if marker.args or not marker.kwargs.keys() <= set(_Options._fields):
+            raise pytest.UsageError(
+                f"marker aio_sched of {request.node.name} has {marker.args or marker.kwargs}; "
+                f"give {', '.join(f'{name}=' for name in _Options._fields)} by name"
+            )
+        said |= marker.kwargs
+    return _Options(**said)

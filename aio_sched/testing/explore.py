@@ -1,8 +1,10 @@
 """Running a scenario over many schedules, until one shows that something is wrong."""
 
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from aio_sched.testing.compare import differs
@@ -260,6 +262,17 @@ def _way(outcome: Outcome) -> object:
 
 
 def name_of(scenario: Scenario) -> str:
-    """Return how the command line names a scenario."""
+    """Return how the command line names a scenario, from the working directory."""
     name = getattr(scenario, "__qualname__", type(scenario).__qualname__)
-    return f"{getattr(scenario, '__module__', '?')}:{name}"
+    module = getattr(scenario, "__module__", "?")
+    return f"{_script() if module == '__main__' else module}:{name}"
+
+
+def _script() -> str:
+    """Name the module that this process runs as a script."""
+    main = sys.modules["__main__"]
+    if getattr(main, "__spec__", None) is not None:
+        return str(main.__spec__.name)  # type: ignore[union-attr]  # asked in the line above
+    file = Path(getattr(main, "__file__", None) or "__main__").absolute()
+    inside = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else Path(file.name)
+    return ".".join(inside.with_suffix("").parts)

@@ -116,6 +116,62 @@ def test_in_virtual_time(sim_device, hazard_checker, virtual_loop):
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_racy*", "*WAR on tensor*--seed 41"])
 
 
+def test_marker_says_how_the_fixtures_are_made(bare: pytest.Pytester) -> None:
+    """Option by option, the closest marker first, and the command line for the rest.
+
+    A strict checker sees what only luck orders: one task that writes, one that sleeps and reads.
+    """
+    bare.makepyfile("""
+        import asyncio
+        import pytest
+        import torch
+        from streams import host_reads, host_writes
+        from streams.simulated import Fault, InjectedFaultError
+
+        pytestmark = pytest.mark.aio_sched(profile="slow_copy")
+
+        def test_module(sim_device):
+            assert (sim_device.seed, sim_device.profile.name) == (41, "slow_copy")
+
+        @pytest.mark.aio_sched(seed=7)
+        def test_closest(sim_device, virtual_loop):
+            assert (sim_device.seed, virtual_loop.seed) == (7, 7)
+            assert sim_device.profile.name == "slow_copy"
+
+        @pytest.mark.aio_sched(faults=[Fault("launch_raises")])
+        def test_faults(sim_device, virtual_loop):
+            async def main():
+                with pytest.raises(InjectedFaultError):
+                    await sim_device.stream("s").launch(lambda: None)
+            virtual_loop.run_until_complete(main())
+
+        async def by_luck(device):
+            table = torch.zeros(4)
+            async def write():
+                host_writes(device, table)
+            async def read():
+                await asyncio.sleep(1.0)
+                host_reads(device, table)
+            await asyncio.gather(read(), write())
+
+        @pytest.mark.aio_sched(strict=True)
+        def test_strict(sim_device, hazard_checker, virtual_loop):
+            virtual_loop.run_until_complete(by_luck(sim_device))
+
+        def test_default(sim_device, hazard_checker, virtual_loop):
+            virtual_loop.run_until_complete(by_luck(sim_device))
+
+        @pytest.mark.aio_sched(profiles="slow_copy")
+        def test_unknown(sim_device):
+            pass
+        """)
+    bare.makeini(_SETTINGS + "addopts = --strict-markers\n")
+    result = bare.runpytest_subprocess("--aio-sched-seed", "41")
+    result.assert_outcomes(passed=5, errors=2)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_strict*", "*RAW on tensor*"])
+    result.stdout.fnmatch_lines(["*marker aio_sched of test_unknown has*give seed=, profile=*"])
+
+
 def test_plugin_imports_nothing_heavy() -> None:
     """Every pytest of the environment imports it, also where nobody asks for a loop."""
     code = "import sys, aio_sched_pytest; print({'torch', 'aio_sched', 'streams'} & {*sys.modules})"
