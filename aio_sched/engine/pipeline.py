@@ -29,7 +29,7 @@ from buffers.slots import Slot, SlotAllocator
 from buffers.staging import StagingRing
 from streams.device import Device
 from streams.launch import Launch
-from streams.monitor import freed
+from streams.monitor import freed, host_writes
 
 __all__ = ["Batch", "GenerationPipeline"]
 
@@ -85,6 +85,7 @@ class GenerationPipeline(Pipeline[Batch, HostCopy]):
         self._cache = KVCache(model.config, num_slots, device=device.torch_device)
         # RAW: steps read the cache's zeros, written on torch's current stream; this waits for it.
         self._relay = RelayBuffer(device, num_slots, {"tokens": torch.int64})
+        self._tell_of_zeros(device)
         self._slots.follow(lambda slot: freed(device, self._rows((slot,)), "give_back"))
         # One upload a step: a block for each step in flight and one never run out.
         self._decode_staging, self._prefill_staging = (
@@ -191,6 +192,11 @@ class GenerationPipeline(Pipeline[Batch, HostCopy]):
         """Name the memory that belongs to some slots."""
         rows = tuple(sorted(slot.index for slot in slots if slot is not None))
         return self._relay.access("tokens", rows), *self._cache.accesses(rows)
+
+    def _tell_of_zeros(self, device: Device) -> None:
+        """Tell checkers that the cache was filled before any step."""
+        for access in self._cache.accesses(tuple(range(self._cache.num_slots + 1))):
+            host_writes(device, access)
 
     # Bookkeeping ------------------------------------------------------------
 

@@ -1,0 +1,212 @@
+"""For each fence of the library: a program that needs it, or why it is redundant there."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from aio_sched.testing import Scenario
+from tests.hazards.fences import pipelines
+from tests.hazards.fences.source import ROOT, Place, fences, without
+
+__all__ = ["FENCES", "Fence", "Rewrite"]
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """What takes a fence away if it is not the statement behind the comment.
+
+    Attributes:
+        instead: put in the place of that statement.
+        file: where the statement is; by default it is the one behind the comment.
+        function: the function that it is in.
+        begins: how its first line begins.
+    """
+
+    instead: str = "pass"
+    file: str = ""
+    function: str = ""
+    begins: str = ""
+
+
+@dataclass(frozen=True)
+class Fence:
+    """One fence.
+
+    Attributes:
+        file: where it stands, from the root of the checkout.
+        function: the function that it stands in.
+        words: how the comment that names its hazard begins.
+        scenario: a program that uses it.
+        finds: kind and memory of a report of that program without the fence.
+        rewrite: what to do if taking away the statement behind the comment is not right.
+        redundant: why the program is in order without it on a simulated device; empty where
+            it is not.
+        covered_by: the rule of the checker that gives the edge instead, if it is redundant.
+    """
+
+    file: str
+    function: str
+    words: str
+    scenario: Scenario
+    finds: tuple[str, str]
+    rewrite: Rewrite = Rewrite()
+    redundant: str = ""
+    covered_by: str = ""
+
+    @property
+    def name(self) -> str:
+        """For test reports."""
+        return f"{self.function}: {self.words}"
+
+    def stands_for(self, place: Place) -> bool:
+        """Whether a comment is this fence's."""
+        return (self.file, self.function) == place[:2] and place.words.startswith(self.words)
+
+    def removed(self) -> AbstractContextManager[None]:
+        """Run the library without it."""
+        change = self.rewrite
+        if change.file:
+            line = _line_before(change.file, change.begins)
+            return without(change.file, change.function, line, change.instead)
+        (place,) = filter(self.stands_for, fences())
+        return without(self.file, self.function, place.line, change.instead)
+
+
+def _line_before(file: str, begins: str) -> int:
+    lines = (ROOT / file).read_text().splitlines()
+    (at,) = (number for number, line in enumerate(lines) if line.strip().startswith(begins))
+    return at
+
+
+_HOST_MEMORY = (
+    "rows of a simulated device are host memory, filled before the constructor returns: nothing "
+    "runs on torch's current stream, and each launch comes after what the host did"
+)
+_FILL_ENDS = Rewrite(
+    file="buffers/row_memory.py",
+    function="RowMemory.__init__",
+    begins="torch.accelerator.current_stream(",
+)
+
+FENCES = (
+    Fence(
+        "aio_sched/turn.py",
+        "Turns._enqueue",
+        "RAW: forward(n) reads what prepare(n) writes",
+        pipelines.table_with_whole_forward,
+        ("RAW", "tensor (4) int64"),
+    ),
+    Fence(
+        "aio_sched/barrier.py",
+        "WarBarrier.apply",
+        "WAR: prepare(n+1) rewrites shared tables that forward(n) reads up to here.",
+        pipelines.table_with_read_done,
+        ("WAR", "tensor (4) int64"),
+    ),
+    Fence(
+        "aio_sched/barrier.py",
+        "WarBarrier.apply",
+        "WAR: prepare(n+1) rewrites shared tables that forward(n) may still read.",
+        pipelines.table_with_whole_forward,
+        ("WAR", "tensor (4) int64"),
+    ),
+    Fence(
+        "aio_sched/stages.py",
+        "Step.copy_to_host",
+        "RAW: the copy reads what this stage's stream is still writing.",
+        pipelines.copies_of_a_reused_tensor,
+        ("RAW", "tensor (4) int64"),
+    ),
+    Fence(
+        "aio_sched/stages.py",
+        "Step._fence_reused",
+        "WAR: prepare(n+1) may rewrite a table that the copies of step n still read",
+        pipelines.copies_of_a_reused_tensor,
+        ("WAR", "tensor (4) int64"),
+    ),
+    Fence(
+        "aio_sched/stages.py",
+        "Step.seal",
+        "RAW: what a broken-off step has enqueued",
+        pipelines.rows_of_a_broken_off_step,
+        ("early_return", "relay.tokens"),
+    ),
+    Fence(
+        "aio_sched/stages.py",
+        "Step.seal",
+        "RAW: copy_done stands for forward too",
+        pipelines.rows_used_behind_the_copy,
+        ("early_return", "relay.tokens"),
+    ),
+    Fence(
+        "aio_sched/stages.py",
+        "Step.seal",
+        "RAW: and for what the pipeline's own streams do",
+        pipelines.rows_of_a_stream_of_its_own,
+        ("early_return", "relay.tokens"),
+    ),
+    Fence(
+        "aio_sched/engine/pipeline.py",
+        "GenerationPipeline.__init__",
+        "RAW: steps read the cache's zeros",
+        pipelines.engine_with_aborts,
+        ("RAW", "cache.keys"),
+        _FILL_ENDS,
+        redundant=_HOST_MEMORY,
+        covered_by="launch",
+    ),
+    Fence(
+        "aio_sched/engine/pipeline.py",
+        "GenerationPipeline._run_decode",
+        "RAW: reads the token rows that the step before has stashed",
+        pipelines.engine_with_aborts,
+        ("RAW", "relay.tokens"),
+        # What orders them is that both are on one stream.
+        Rewrite(
+            "return step.copy_to_host(step.watch("
+            "(step.forward_stream, step.schedule_stream)[step.index % 2]"
+            ".launch(run, inputs.table, reads=rows, writes=rows)))",
+            file="aio_sched/engine/pipeline.py",
+            function="GenerationPipeline.forward",
+            begins="return step.copy_to_host(step.launch(run",
+        ),
+    ),
+    Fence(
+        "aio_sched/engine/pipeline.py",
+        "GenerationPipeline._claim",
+        "WAR: a next owner's prefill rewrites KV rows and the relay row",
+        pipelines.engine_with_aborts,
+        ("early_return", "relay.tokens"),
+        Rewrite("self._unclaim(requests)"),
+    ),
+    Fence(
+        "buffers/row_order.py",
+        "RowOrder.launch",
+        "RAW: a gather reads rows that stash or publish writes",
+        pipelines.rows_used_on_two_streams,
+        ("RAW", "relay.tokens"),
+    ),
+    Fence(
+        "buffers/row_order.py",
+        "RowOrder.launch",
+        "WAR: stash and publish rewrite rows that a gather",
+        pipelines.rows_used_on_two_streams,
+        ("WAR", "relay.tokens"),
+    ),
+    Fence(
+        "buffers/row_memory.py",
+        "RowMemory.__init__",
+        "RAW: our streams do not wait for torch's current stream",
+        pipelines.fresh_rows,
+        ("RAW", "relay.tokens"),
+        redundant=_HOST_MEMORY,
+        covered_by="launch",
+    ),
+    Fence(
+        "buffers/staging.py",
+        "_Block.is_free",
+        "WAR: the next claim rewrites memory that the last copy",
+        pipelines.blocks_used_again,
+        ("WAR", "tensor (4) int64"),
+        Rewrite("return not self.is_claimed"),
+    ),
+)
