@@ -87,9 +87,8 @@ def main() -> None:
         assert_same_results(racy)
     except ExplorationError as error:
         print(error)
-        if error.finding.outcome.recorder is not None:
-            error.finding.outcome.recorder.picture(picture, title=error.finding.what[0])
-            print(f"picture: {picture}")
+        error.finding.picture(picture)
+        print(f"picture: {picture}")
     explored = assert_same_results(fixed, seeds=range(200))
     print(f"fixed: {explored.num_runs} schedules, nothing found")
 

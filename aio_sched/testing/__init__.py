@@ -11,6 +11,7 @@ And programs explored: scenarios that run pipelines on a simulated device.
 trial.py         ``Trial``: what a scenario is given; ``run_once``: one run of it
 schedule.py      ``Schedule``: all that decides what happens in a run
 explore.py       ``explore``, ``assert_same_results``: many runs, judged
+finding.py       ``Finding``: what was wrong, its replay, its picture
 shrink.py        a finding made simpler; compare.py: whether two results are the same
 await_points.py  where a run is cut short; calls.py: which device calls it made
 command.py       ``aio-sched explore``

@@ -122,8 +122,8 @@ def _tell(console: Console, finding: Finding | None, num_runs: int, timeline: Pa
         return 0
     console.print(f"run {num_runs} went wrong:", highlight=False)
     console.print(str(finding), highlight=False, markup=False, soft_wrap=True)
-    if timeline is not None and finding.outcome.recorder is not None:
-        finding.outcome.recorder.picture(timeline, title=finding.what[0])
+    if timeline is not None:
+        finding.picture(timeline)
         console.print(f"picture: {timeline}", highlight=False)
     return 1
 

@@ -1,19 +1,16 @@
 """Running a scenario over many schedules, until one shows that something is wrong."""
 
 import itertools
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from aio_sched.testing.compare import differs
 from aio_sched.testing.errors import DeadlockError, LivelockError
+from aio_sched.testing.finding import ExplorationError, Finding, name_of
 from aio_sched.testing.schedule import STRATEGIES, CancelKind, Schedule, draw_schedule
 from aio_sched.testing.shrink import shrink
 from aio_sched.testing.trial import Outcome, Scenario, run_once
-from streams.errors import AioSchedError
-from streams.hazards import Report
 
 __all__ = [
     "Exploration",
@@ -24,47 +21,6 @@ __all__ = [
     "explore",
     "judge_of",
 ]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is wrong, and in which run.
-
-    Attributes:
-        what: in words, one line each.
-        schedule: the run, made as simple as it could be.
-        outcome: what happened in it.
-        reports: of the hazard checker.
-        scenario: its name, as ``module:function`` where it has one.
-        num_shrinks: runs that it took to make it simpler.
-    """
-
-    what: tuple[str, ...]
-    schedule: Schedule
-    outcome: Outcome
-    reports: tuple[Report, ...]
-    scenario: str
-    num_shrinks: int = 0
-
-    @property
-    def replay(self) -> str:
-        """The command that makes the run again."""
-        return f"aio-sched explore {self.scenario} {self.schedule.arguments()}"
-
-    def __str__(self) -> str:
-        return "\n".join((*self.what, f"replay: {self.replay}"))
-
-
-class ExplorationError(AioSchedError, AssertionError):
-    """A schedule was found under which a scenario goes wrong.
-
-    Attributes:
-        finding: what, and which.
-    """
-
-    def __init__(self, finding: Finding, num_runs: int) -> None:
-        self.finding = finding
-        super().__init__(f"run {num_runs} of the exploration went wrong:\n{finding}")
 
 
 @dataclass
@@ -259,20 +215,3 @@ def _way(outcome: Outcome) -> object:
     """In which way a run went wrong; a simpler run must do so in the same way."""
     kinds = frozenset((report.kind, report.memory) for report in outcome.reports)
     return kinds or type(outcome.error)
-
-
-def name_of(scenario: Scenario) -> str:
-    """Return how the command line names a scenario, from the working directory."""
-    name = getattr(scenario, "__qualname__", type(scenario).__qualname__)
-    module = getattr(scenario, "__module__", "?")
-    return f"{_script() if module == '__main__' else module}:{name}"
-
-
-def _script() -> str:
-    """Name the module that this process runs as a script."""
-    main = sys.modules["__main__"]
-    if getattr(main, "__spec__", None) is not None:
-        return str(main.__spec__.name)  # type: ignore[union-attr]  # asked in the line above
-    file = Path(getattr(main, "__file__", None) or "__main__").absolute()
-    inside = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else Path(file.name)
-    return ".".join(inside.with_suffix("").parts)

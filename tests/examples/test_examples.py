@@ -4,6 +4,8 @@ import http.client
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,10 +30,10 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
-def output_of(name: str, folder: Path) -> str:
-    """Run an example on the CPU, somewhere else than in the checkout."""
-    done = subprocess.run(
-        command(name, "cpu"),
+def finished(command_line: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a folder until it ends."""
+    return subprocess.run(
+        command_line,
         cwd=folder,
         env=environment(),
         capture_output=True,
@@ -39,6 +41,11 @@ def output_of(name: str, folder: Path) -> str:
         timeout=PROMPTLY_S,
         check=False,
     )
+
+
+def output_of(name: str, folder: Path) -> str:
+    """Run an example on the CPU, somewhere else than in the checkout."""
+    done = finished(command(name, "cpu"), folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
@@ -60,6 +67,26 @@ def test_vision_batches_are_identical_with_and_without_overlap(tmp_path: Path) -
     assert re.fullmatch(r"OverlapScheduler: 200 images in \d+ batches", lines[0])
     assert re.fullmatch(r"SequentialScheduler: 200 images in \d+ batches", lines[1])
     assert lines[2] == "200 images of 64x64 upscaled to 128x128 on cpu: identical=True"
+
+
+def test_find_a_race_reports_replays_draws_and_mends_it(tmp_path: Path) -> None:
+    """The race is reported with both places, and the command that is printed shows it again."""
+    shutil.copy(ROOT / "examples" / "find_a_race.py", tmp_path)
+    done = finished([sys.executable, "find_a_race.py", "race.svg"], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert re.match(
+        r"WAR on tensor .*: prepare#1 .* writes at find_a_race.py:\d+, forward#0 .* reads at "
+        r"find_a_race.py:\d+; missing: an event of 'forward' behind shift #2 -> schedule",
+        lines[1],
+    )
+    assert lines[-2:] == ["picture: race.svg", "fixed: 200 schedules, nothing found"]
+    assert (tmp_path / "race.svg").read_text().startswith("<svg")
+    (replay,) = (line for line in lines if line.startswith("replay: aio-sched "))
+    main = "import sys; from aio_sched.cli import main; sys.exit(main())"
+    again = [sys.executable, "-c", main, *shlex.split(replay.removeprefix("replay: aio-sched "))]
+    done = finished(again, tmp_path)
+    assert (done.returncode, done.stdout.splitlines()[1]) == (1, lines[1])
 
 
 # The service ----------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Exploring: what is found, how it is told, and that a clean scenario stays clean."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,21 @@ def test_missing_barrier_is_found_under_every_strategy(strategy: str) -> None:
     assert "forward" in finding.what[0]
     assert finding.schedule.profile == "friendly"
     assert finding.schedule.choices is None
+
+
+def test_finding_is_drawn_under_a_heading(tmp_path: Path) -> None:
+    """Who did what to what, over the steps around it; without steps there is nothing to draw."""
+    picture = tmp_path / "race.svg"
+    race = explore(table_without_barrier, seeds=range(20)).finding
+    assert race is not None
+    assert race.title == "WAR on tensor (2) int64: prepare#1 writes, forward#0 reads"
+    race.picture(picture)
+    assert race.title in picture.read_text()
+    order = explore(hasty, seeds=range(20)).finding
+    assert order is not None
+    assert order.title.startswith("result[0] is ")
+    with pytest.raises(ValueError, match="step"):
+        order.picture(picture)
 
 
 def test_wrong_result_is_found_without_the_checker() -> None:
