@@ -5,7 +5,8 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,16 +31,28 @@ def run_explore(options: argparse.Namespace) -> int:
     if options.seeds < 1 or options.shrinks < 0:
         raise ValueError(f"--seeds {options.seeds} --shrinks {options.shrinks}: too few")
     scenario = load_scenario(options.scenario)
-    # Schedulers that are cut short say so in the log, a thousand times.
-    logging.getLogger("aio_sched").setLevel(logging.CRITICAL)
     console = Console()
     if options.replay is not None:
-        finding = _replay(scenario, _schedule(options))
+        with _quiet():
+            finding = _replay(scenario, _schedule(options))
         return _tell(console, finding, 1, options.timeline)
-    explored = _explore(console, scenario, options)
+    with _quiet():
+        explored = _explore(console, scenario, options)
     status = _tell(console, explored.finding, explored.num_runs, options.timeline)
     console.print(_summary(explored))
     return status
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Log nothing: schedulers that are cut short would say so a thousand times."""
+    log = logging.getLogger("aio_sched")
+    former = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(former)
 
 
 def load_scenario(name: str) -> Scenario:
