@@ -20,6 +20,7 @@ help:
 	@echo "make check     format, lint, types, import contracts"
 	@echo "make format    apply the formatter and the safe fixes of the linter"
 	@echo "make bench     wake latency of the bridge, then the loop against its rivals"
+	@echo "make explore   run the shipped pipelines under ten thousand schedules, with the hazard checker"
 	@echo "make gpu       the tests and the benchmarks that need an accelerator"
 	@echo "make clean     remove what the targets made, .venv included"
 
@@ -59,6 +60,10 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/aio-sched bench bridge $(ARGS)
 	$(BIN)/aio-sched bench loop $(ARGS)
+
+# Not all of -m soak: those that explore schedules in virtual time.
+explore: $(INSTALLED)
+	$(BIN)/python -m pytest -m "slow or soak" tests/hazards $(ARGS)
 
 gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu $(ARGS)
