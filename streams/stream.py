@@ -408,7 +408,7 @@ class Stream(ABC):
             raise DeviceClosedError(f"stream {self.name!r} is closed; open another")
         if self.issuer is not None and self.issuer is not _task():
             error = NotIssuerError(
-                f"{_task()} made a device call on stream {self.name!r}, which task "
+                f"{_caller()} made a device call on stream {self.name!r}, which task "
                 f"{self.issuer.get_name()!r} owns; make it in prepare or forward"
             )
             raise told(self.device, "issuer", error)
@@ -418,6 +418,11 @@ class Stream(ABC):
             f"device {self.device.name} or its stream was closed before operation #{number} on "
             f"stream {self.name!r} was done; await it before closing"
         )
+
+
+def _caller() -> str:
+    task = _task()
+    return "code outside of any task" if task is None else f"task {task.get_name()!r}"
 
 
 def _task() -> "asyncio.Task[Any] | None":

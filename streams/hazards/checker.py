@@ -10,7 +10,7 @@ from torch import Tensor
 from streams.current import work_tag
 from streams.hazards.access import Access
 from streams.hazards.order import Actor, Clock, HostActor, Order, StreamActor
-from streams.hazards.report import HazardError, Party, Report
+from streams.hazards.report import HOST, HazardError, Party, Report
 from streams.hazards.shadow import Memory, Use, is_dense
 from streams.hazards.site import call_site
 from streams.hazards.tasks import Observer, TaskHosts
@@ -136,7 +136,7 @@ class HazardChecker(DeviceMonitor):
             if isinstance(memory, Launch):
                 self._check_value(memory, device)
             else:
-                self._check_host((memory,), device, "the host", is_write=is_write)
+                self._check_host((memory,), device, HOST, is_write=is_write)
 
     def on_free(self, device: "Device", memory: "Iterable[Tensor | Access]", what: str) -> None:
         """Check that nobody uses what was given back.
@@ -192,7 +192,7 @@ class HazardChecker(DeviceMonitor):
             wrote = Use(
                 stream, event.number, True, False, launch.label, event.number, event.tag, None
             )
-            read = Use(host, 0, False, False, "the host", 0, work_tag.get(), call_site())
+            read = Use(host, 0, False, False, HOST, 0, work_tag.get(), call_site())
             self._conflict(f"the value of {launch.label}", (), read, wrote, device)
 
     def _check(self, memory: object, use: Use, clock: Clock, device: "Device") -> None:

@@ -9,9 +9,12 @@ from streams.current import WorkTag
 from streams.errors import AioSchedError
 from streams.guard import CallSite
 
-__all__ = ["HazardError", "Party", "Report"]
+__all__ = ["HOST", "HazardError", "Party", "Report"]
 
 _MAX_ROWS = 8
+
+HOST = "the host"
+"""Label of what the host does with memory, where there is no better one."""
 
 
 class Party(NamedTuple):
@@ -35,7 +38,10 @@ class Party(NamedTuple):
 
     def __str__(self) -> str:
         what = f"{self.label} #{self.number}" if self.number else self.label
-        by = f"{self.stage} ({self.actor}: {what})" if self.stage else f"{what} ({self.actor})"
+        if self.label == HOST:  # and the actor says which part of it
+            by = f"{self.stage} ({self.actor})" if self.stage else self.actor
+        else:
+            by = f"{self.stage} ({self.actor}: {what})" if self.stage else f"{what} ({self.actor})"
         at = f" at {_short(self.site)}" if self.site else ""
         return f"{by} {'writes' if self.is_write else 'reads'}{at}"
 

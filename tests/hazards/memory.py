@@ -206,14 +206,14 @@ MINIATURES = (
         "D7",
         FoundBy.ORDER,
         "RAW",
-        r"publish#0 .*the host.* reads .*forward#0 \(copy: copy_ .* writes",
+        r"publish#0 \((host|task .*)\) reads .*forward#0 \(copy: copy_ .* writes",
         host_reads_its_copy_early,
     ),
     Miniature(
         "D8",
         FoundBy.ORDER,
         "WAR",
-        r"prepare#1 .*the host.* writes .*prepare#0 \(schedule: clone .* reads",
+        r"prepare#1 \((host|task .*)\) writes .*prepare#0 \(schedule: clone .* reads",
         staging_rewritten_during_its_copy,
     ),
     Miniature(
