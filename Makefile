@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+# A process per core, but not more than 4: each of them imports torch.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 PACKAGES := aio_sched streams buffers aio_sched_pytest.py
 TYPED := $(PACKAGES) $(wildcard tests examples benchmarks tools)
 
@@ -39,13 +41,13 @@ demo: $(INSTALLED)
 	$(BIN)/aio-sched demo $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 coverage: $(INSTALLED)
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+	$(PYTEST) --cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 faults: $(INSTALLED)
-	$(BIN)/python -m pytest tests/faults -m "slow or not slow" $(ARGS)
+	$(PYTEST) tests/faults -m "slow or not slow" $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
