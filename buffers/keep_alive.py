@@ -22,10 +22,13 @@ from streams.device import Device
 from streams.errors import DeviceClosedError, DeviceLostError
 from streams.event import Event
 from streams.launch import Launch
+from streams.log import get_logger
 from streams.monitor import freed
 from streams.stream import Stream
 
 __all__ = ["KeepAlive", "Lease"]
+
+log = get_logger("keep_alive")
 
 T = TypeVar("T")
 Last = TypeVar("Last", bound=Event | Launch[Any])
@@ -48,7 +51,8 @@ class KeepAlive:
     The owner calls ``collect`` regularly, once per step; nothing is released at any
     other time. When the device is lost or closed, everything that waits for it is
     released by the next ``collect``: nothing can be enqueued there any more, so
-    nobody can overwrite what a last operation may still be reading. Calls must come
+    nobody can overwrite what a last operation may still be reading. Where asking the
+    device raises anything else, it stays held, and the log says so. Calls must come
     from one thread.
 
     Args:
@@ -268,3 +272,8 @@ def _is_over(event: Event) -> bool:
         return event.query()
     except (DeviceLostError, DeviceClosedError):
         return True
+    except Exception as error:
+        # Nobody here waits for it, and other releases must not suffer. Held until it is known:
+        # whoever awaits the event is told.
+        log.warning("query_failed", held_until=repr(event), error=repr(error))
+        return False

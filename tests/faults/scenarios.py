@@ -148,9 +148,12 @@ class Generating(_Scenario):
         num_askers: int = 3,
         victim: str = "scenario",
         kind: CancelKind = CancelKind.NATIVE,
+        *,
+        is_dry: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(num_askers, victim, kind)
+        self._is_dry = is_dry
         self._options = options
 
     async def __call__(self, trial: Trial) -> dict[Hashable, bytes]:
@@ -162,8 +165,9 @@ class Generating(_Scenario):
         )
         trial.watch(engine.pipeline)
         trial.at_rest(self.ledger.check)
-        trial.at_rest(lambda: assert_at_rest(engine))
-        trial.at_rest(lambda: not trial.device.streams)
+        if self._is_dry:
+            trial.at_rest(lambda: assert_at_rest(engine))
+            trial.at_rest(lambda: not trial.device.streams)
         async with engine:
             self.aim(trial, engine.scheduler)
             await self.ask_all(trial, self._read)

@@ -7,9 +7,11 @@ from torch import Tensor
 from aio_sched import HostCopy, Step
 from aio_sched.testing.schedule import Schedule
 from aio_sched.testing.trial import run_once
+from buffers.keep_alive import KeepAlive
+from streams.device import open_device
 from streams.errors import DeadlineError
 from streams.launch import Launch
-from streams.simulated import PROFILES, Fault, FaultKind
+from streams.simulated import PROFILES, Fault, FaultKind, FaultPlan
 from tests.faults.ledger import How
 from tests.faults.pipelines import Patient, Squares
 from tests.faults.scenarios import Service
@@ -56,3 +58,21 @@ def test_step_cut_short_by_the_end_names_what_ended_it() -> None:
     ]
     assert cut_short
     assert all("stage_copy" in str(error.__cause__) for error in cut_short)
+
+
+def test_query_that_raises_releases_nothing_and_stops_nothing() -> None:
+    """Who collects asked about somebody else's work; it stays held until it is known to be over."""
+    fault = Fault(FaultKind.QUERY_ERROR, label="asked_about")
+    with open_device("sim", faults=FaultPlan([fault])) as device:
+        stream, keep_alive, released = device.stream("work"), KeepAlive(device), list[str]()
+
+        def asked_about() -> None:
+            """Do nothing."""
+
+        launch = stream.launch(asked_about)
+        keep_alive.release_at(launch.event, lambda: released.append("slot"))
+        assert keep_alive.collect() == 0
+        assert released == []
+        launch.event.block()
+        assert keep_alive.collect() == 1
+        assert released == ["slot"]

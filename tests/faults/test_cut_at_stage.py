@@ -14,8 +14,9 @@ from aio_sched.testing.schedule import CancelKind, Schedule
 from aio_sched.testing.trial import Outcome, run_once
 from streams.simulated import PROFILES
 from tests.faults.ledger import How
-from tests.faults.pipelines import Accounted, Patient, Squares, Sums
+from tests.faults.pipelines import Accounted, Patient, Squares
 from tests.faults.scenarios import Service, SignalledService
+from tests.faults.sums import Sums
 
 FEW, MANY = 5, 200
 STAGES = ("prepare", "forward", "publish")

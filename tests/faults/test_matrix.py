@@ -12,8 +12,9 @@ from aio_sched.testing.trial import Outcome, run_once
 from streams.errors import DeadlineError, DeviceLostError
 from streams.simulated import PROFILES, Fault, FaultKind
 from tests.faults.ledger import How
-from tests.faults.pipelines import Accounted, Patient, Squares, Sums
+from tests.faults.pipelines import Accounted, Patient, Squares
 from tests.faults.scenarios import Service
+from tests.faults.sums import Sums
 
 FEW, MANY = 5, 200
 DEADLINE_S = 2.0  # of virtual time; the slowest launch here takes 0.4 s

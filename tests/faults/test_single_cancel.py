@@ -14,8 +14,9 @@ from aio_sched.testing.schedule import CancelKind, Schedule
 from aio_sched.testing.trial import Outcome, Scenario, run_once
 from streams.simulated import PROFILES
 from tests.faults.ledger import How
-from tests.faults.pipelines import Patient, Squares, Sums
+from tests.faults.pipelines import Patient, Squares
 from tests.faults.scenarios import Generating, Service
+from tests.faults.sums import Sums
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop] | None] = {
     "virtual": None,
