@@ -11,6 +11,7 @@ from streams.event import Event
 from streams.hazards import Access, HazardChecker
 from streams.hazards.order import Clock, HostActor, Order, StreamActor
 from streams.hazards.shadow import Cell, Memory, Piece, Use
+from streams.hazards.tasks import TaskHosts
 
 __all__ = ["BLINDINGS", "Blinding", "blinded"]
 
@@ -77,4 +78,6 @@ BLINDINGS = {
     "the host's accesses": Blinding(HazardChecker, "on_host_access", _nothing),
     "what is given back": Blinding(HazardChecker, "on_free", _nothing),
     "misuse": Blinding(HazardChecker, "on_misuse", _nothing),
+    "a clock per task": Blinding(HazardChecker, "_current_host", lambda self: self._host),
+    "hand-overs": Blinding(TaskHosts, "handoff", _nothing),
 }

@@ -43,7 +43,7 @@ def finds(fence: Fence, outcome: Outcome) -> bool:
     return any((report.kind, report.memory) == fence.finds for report in outcome.reports)
 
 
-def unmatched(places: list[Place]) -> list[str]:
+def unmatched(places: tuple[Place, ...]) -> list[str]:
     """Return the comments without exactly one entry, and the entries without a comment."""
     entries = Counter(fence for p in places for fence in FENCES if fence.stands_for(p))
     lost = [
@@ -70,7 +70,7 @@ def test_fences_are_found_wherever_the_text_is(tmp_path: Path) -> None:
     (tmp_path / "streams").mkdir()
     source = "class A:\n    def f(self):\n        # WAR: a new one\n        self.wait()\n"
     (tmp_path / "streams" / "new.py").write_text(source)
-    assert fences(tmp_path) == [Place("streams/new.py", "A.f", "WAR: a new one", 3)]
+    assert fences(tmp_path) == (Place("streams/new.py", "A.f", "WAR: a new one", 3),)
     assert "streams/new.py:3 A.f: WAR: a new one" in unmatched(fences(tmp_path))
     files = [file for name in PACKAGES for file in (ROOT / name).rglob("*.py")]
     by_text = sum(len(re.findall(r"# *(?:RAW|WAR|WAW):", file.read_text())) for file in files)

@@ -93,7 +93,7 @@ FENCES = (
         "Turns._enqueue",
         "RAW: forward(n) reads what prepare(n) writes",
         pipelines.table_with_whole_forward,
-        ("RAW", "tensor (4) int64"),
+        ("RAW", "tensor (2) int64"),
     ),
     Fence(
         "aio_sched/barrier.py",

@@ -37,10 +37,11 @@ class Place(NamedTuple):
     line: int
 
 
-def fences(root: Path = ROOT) -> list[Place]:
+@cache
+def fences(root: Path = ROOT) -> tuple[Place, ...]:
     """Return every comment of the packages that names a hazard."""
     files = (file for name in PACKAGES for file in sorted((root / name).rglob("*.py")))
-    return [place for file in files for place in _fences_of(root, file)]
+    return tuple(place for file in files for place in _fences_of(root, file))
 
 
 def _fences_of(root: Path, file: Path) -> Iterator[Place]:
