@@ -21,7 +21,7 @@ class SchedulerConfig:
             environment variable ``AIO_SCHED_WAR_BARRIER`` stands in where the
             argument is None.
         strict: errors instead of counts: blocking calls on the loop's thread, device
-            calls by another task than the issuer.
+            calls by another task than the issuer; and the hazard checker is on.
         wait_deadline_s: seconds that the device may take for a step's results,
             counted from when publish begins to wait; beyond it the scheduler stops
             and says what hangs. None waits for ever.

@@ -20,6 +20,7 @@ from aio_sched.uninterrupted import uninterrupted
 from streams.device import Device, open_device
 from streams.errors import DeviceLostError
 from streams.guard import HostBlockGuard
+from streams.hazards import HazardChecker, HazardError, Report
 from streams.log import get_logger
 from streams.monitor import DeviceMonitor
 from streams.stream import Stream
@@ -37,7 +38,9 @@ class Scheduler(ABC):
         device: an open device, which stays open, or the name of one to open.
         depth: steps that may be in flight at most.
         war_barrier: see ``SchedulerConfig``.
-        strict: errors instead of counts for host blocking and foreign device calls.
+        strict: errors instead of counts for host blocking and foreign device calls, and a
+            ``HazardChecker`` on the device; accesses that it finds unordered are logged at
+            once, and raised when the block is left.
         wait_deadline_s: seconds the device may take for a step's results.
         stop_deadline_s: seconds that stopping may take.
         name: prefix of the stream names, for several schedulers on one device.
@@ -47,6 +50,7 @@ class Scheduler(ABC):
 
     Attributes:
         guard: counts calls of the stages that block the loop's thread on the device.
+        hazards: the hazard checker of a strict scheduler, None otherwise.
         is_stopping: no further step is prepared.
         is_aborting: no further step is published either.
 
@@ -75,6 +79,7 @@ class Scheduler(ABC):
             depth, war_barrier, strict, wait_deadline_s, stop_deadline_s, name
         )
         self.guard = HostBlockGuard(strict=strict)
+        self.hazards = HazardChecker(on_report=_log_hazard) if strict else None
         self.monitors = monitors
         self.loop_lag = loop_lag
         self.is_stopping = False
@@ -140,8 +145,12 @@ class Scheduler(ABC):
         traceback: TracebackType | None,
     ) -> None:
         await self.stop(drain=exc is None)
-        if self._fatal is not None and exc is None:
+        if exc is not None:
+            return
+        if self._fatal is not None:
             raise self._fatal
+        if unordered := self._unordered():
+            raise HazardError(unordered)
 
     def wake(self) -> None:
         """Say that prepare may find work now; call it on the loop's thread.
@@ -249,9 +258,17 @@ class Scheduler(ABC):
         return barrier
 
     def _watch(self, device: Device) -> None:
-        for monitor in (self._stats, *self.monitors):
-            if isinstance(monitor, DeviceMonitor):
-                device.add_monitor(monitor)
+        for monitor in self._device_monitors():
+            device.add_monitor(monitor)
+
+    def _device_monitors(self) -> list[DeviceMonitor]:
+        watching = (self._stats, self.hazards, *self.monitors)
+        return [monitor for monitor in watching if isinstance(monitor, DeviceMonitor)]
+
+    def _unordered(self) -> list[Report]:
+        """Return what nothing has raised yet: a misuse was an error where it happened."""
+        reports = [] if self.hazards is None else self.hazards.reports
+        return [report for report in reports if report.later is not None]
 
     def _spawn(self, coro: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(coro, name=f"aio-sched-{name}")
@@ -314,8 +331,11 @@ class Scheduler(ABC):
             self._fatal = self._fatal or error
         finally:
             self.turns.state("stopped")
-            for monitor in (self._stats, *self.monitors):
-                if isinstance(monitor, DeviceMonitor):
-                    self.device.remove_monitor(monitor)
+            for monitor in self._device_monitors():
+                self.device.remove_monitor(monitor)
             self.pipeline._scheduler = None
             self.pipeline.closed(self._fatal)
+
+
+def _log_hazard(report: Report) -> None:
+    log.error("hazard", report=str(report))
