@@ -23,7 +23,7 @@ help:
 	@echo "make format    apply the formatter and the safe fixes of the linter"
 	@echo "make bench     wake latency of the bridge, then the loop against its rivals"
 	@echo "make explore   run the shipped pipelines under ten thousand schedules, with the hazard checker"
-	@echo "make gpu       the tests and the benchmarks that need an accelerator"
+	@echo "make gpu       tests, benchmarks, sanitizer and litmus that need an accelerator"
 	@echo "make clean     remove what the targets made, .venv included"
 
 $(BIN)/python:
@@ -70,6 +70,8 @@ explore: $(INSTALLED)
 gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.sanitizer --out benchmarks/results/sanitizer.json
+	$(BIN)/python -m benchmarks.litmus --device cuda --out benchmarks/results/litmus.json
 
 clean:
 	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

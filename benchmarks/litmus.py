@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from aio_sched.bench.report import print_table, table
-from benchmarks import litmus_native, litmus_order
+from benchmarks import litmus_memory, litmus_native, litmus_order
 from benchmarks.gpu import environment
 from benchmarks.litmus_lab import Case, Finding, Lab, NotDoneError, Verdict
 from streams.accelerator import accelerator_type
@@ -33,7 +33,11 @@ __all__ = ["BENCHES", "CASES", "ask", "main", "run_cases"]
 
 Row = dict[str, Any]
 
-CASES: tuple[Case, ...] = (*litmus_order.CASES, *litmus_native.CASES)
+CASES: tuple[Case, ...] = (
+    *litmus_order.CASES,
+    *litmus_memory.CASES,
+    *litmus_native.CASES,
+)
 
 #: Asking is what makes virtual time pass here; dear questions make it pass sooner.
 _SIMULATED = dataclasses.replace(PROFILES["random"], query_us=50.0)

@@ -28,7 +28,15 @@ from streams.launch import Operation
 from streams.monitor import DeviceMonitor
 from streams.stream import Stream
 
-__all__ = ["Declared", "Polling", "Tracing", "by_hand", "on_cuda"]
+__all__ = [
+    "Declared",
+    "Polling",
+    "Tracing",
+    "by_hand",
+    "on_cuda",
+    "register",
+    "registries_restored",
+]
 
 Found = list[SynchronizationError]
 Tracing = Callable[[Device, bool], AbstractContextManager[Found]]
@@ -187,7 +195,7 @@ class _Collecting(CUDASanitizerDispatchMode):  # type: ignore[no-untyped-call]  
 def on_cuda(device: Device, is_taught: bool) -> Iterator[Found]:
     """Let torch's sanitizer watch what this thread issues to a CUDA device, inline."""
     found: Found = []
-    with _registries_restored(), _Collecting(found):
+    with registries_restored(), _Collecting(found):
         polling = Polling(_native_handle, at_issue=True)
         if is_taught:
             device.add_monitor(polling)
@@ -201,8 +209,8 @@ def by_hand(device: Device, is_taught: bool) -> Iterator[Found]:
     found: Found = []
     handler = EventHandler()
     handles: defaultdict[Stream, int] = defaultdict(itertools.count(1).__next__)
-    with _registries_restored():
-        _register(handler)
+    with registries_restored():
+        register(handler)
         monitors: list[DeviceMonitor] = [Declared(handler, handles.__getitem__, found)]
         if is_taught:
             monitors.append(Polling(handles.__getitem__, at_issue=False))
@@ -236,7 +244,8 @@ def _addresses_of(access: object) -> set[int]:
     return {memory.data_ptr() + row * row_bytes for row in access.rows}
 
 
-def _register(handler: EventHandler) -> None:
+def register(handler: EventHandler) -> None:
+    """Let torch's trace tell ``handler`` of events."""
     gpu_trace.register_callback_for_event_creation(handler._handle_event_creation)
     gpu_trace.register_callback_for_event_record(handler._handle_event_record)
     gpu_trace.register_callback_for_event_wait(handler._handle_event_wait)
@@ -244,7 +253,7 @@ def _register(handler: EventHandler) -> None:
 
 
 @contextmanager
-def _registries_restored() -> Iterator[None]:
+def registries_restored() -> Iterator[None]:
     """Take away, at the end, the callbacks that were registered: torch has no way to."""
     registries = [r for r in vars(gpu_trace).values() if isinstance(r, CallbackRegistry)]
     former = [list(registry.callback_list) for registry in registries]
