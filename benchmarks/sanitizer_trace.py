@@ -165,7 +165,8 @@ class Declared(DeviceMonitor):
 
     def on_wait(self, stream: Stream, event: Event) -> None:
         """Hand over a wait, unless an accelerator would make none."""
-        if not is_known_complete(event):
+        # A stream that only waits has passed its last number, but what it waits for counts.
+        if not is_known_complete(event) or event.recorded_on()._gates:
             gpu_trace.EventWaitCallbacks.fire_callbacks(self._event(event), self._handle_of(stream))
 
     def _event(self, event: Event) -> int:

@@ -42,6 +42,16 @@ def test_polling_looks_like_a_race_until_torch_is_told(name: str) -> None:
     assert (rows[True]["torch"], rows[True]["torch_taught"]) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["write, then read", "read, then overwrite", "write twice", "wait through a third"],
+)
+def test_device_side_waits_need_no_telling(name: str) -> None:
+    """What the device itself orders, torch's analysis knows as it is."""
+    rows = rows_of(BY_NAME[name])
+    assert (rows[False]["torch"], rows[True]["torch"]) == (0, 1)
+
+
 def test_view_escapes_torch_only() -> None:
     """The checker compares bytes."""
     row = rows_of(BY_NAME["read through a view"])[True]
