@@ -229,6 +229,7 @@ class Step:
         if self._held:
             self._keep_alive.hold(self.copy_done, *self._held)
         for callback in self._when_done:
+            # WAR: who is given a row by this writes where the step may still read.
             self._keep_alive.release_at(self.copy_done, partial(_call, callback))
         self._fence_reused()
         return self.copy_done

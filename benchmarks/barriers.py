@@ -116,11 +116,18 @@ class Cost:
 def measure(profile: str, seeds: Sequence[int], num_steps: int = 12) -> list[Cost]:
     """Run all policies on a profile with the same seeds."""
     outcomes = {
-        policy: [run_once(sharing(policy, num_steps), each) for each in schedules(profile, seeds)]
+        policy: [_run(policy, num_steps, each) for each in schedules(profile, seeds)]
         for policy in POLICIES
     }
     off_s = [outcome.makespan_s for outcome in outcomes["off"]]
     return [_cost(profile, policy, runs, off_s) for policy, runs in outcomes.items()]
+
+
+def _run(policy: str, num_steps: int, schedule: Schedule) -> Outcome:
+    outcome = run_once(sharing(policy, num_steps), schedule)
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome
 
 
 def _cost(profile: str, policy: str, runs: list[Outcome], off_s: list[float]) -> Cost:

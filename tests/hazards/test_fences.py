@@ -15,7 +15,7 @@ from aio_sched.testing.schedule import draw_schedule
 from streams.simulated import PROFILES
 from tests.hazards.blinding import blinded
 from tests.hazards.fences.registry import FENCES, Fence
-from tests.hazards.fences.source import PACKAGES, ROOT, Place, fences
+from tests.hazards.fences.source import PACKAGES, ROOT, Place, fences, waits
 
 SCHEDULES = [draw_schedule(seed, "random") for seed in range(20)]
 
@@ -75,6 +75,17 @@ def test_fences_are_found_wherever_the_text_is(tmp_path: Path) -> None:
     files = [file for name in PACKAGES for file in (ROOT / name).rglob("*.py")]
     by_text = sum(len(re.findall(r"# *(?:RAW|WAR|WAW):", file.read_text())) for file in files)
     assert len(fences()) == by_text > 10
+
+
+def test_each_wait_between_streams_names_its_hazard() -> None:
+    """A wait without a comment would be a fence that nobody takes away."""
+    silent = [
+        wait
+        for wait in waits()
+        if not any(f[:2] == wait[:2] and 0 < wait.line - f.line <= 3 for f in fences())
+    ]
+    assert silent == []
+    assert len(waits()) >= 9
 
 
 @named([fence for fence in FENCES if not fence.redundant])

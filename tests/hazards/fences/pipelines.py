@@ -11,6 +11,7 @@ from aio_sched.engine.engine import Engine
 from aio_sched.engine.requests import Request, SamplingParams
 from aio_sched.stages import Step
 from aio_sched.testing import Trial
+from buffers.keep_alive import KeepAlive
 from buffers.relay import RelayBuffer
 from buffers.slots import Slot, SlotAllocator
 from buffers.staging import StagingRing
@@ -19,6 +20,7 @@ from tests.aio_sched.engine.tiny import CHUNK, rigged
 from tests.hazards.miniature import Steps, serve
 
 __all__ = [
+    "blocks_leased_on_two_streams",
     "blocks_used_again",
     "copies_of_a_reused_tensor",
     "engine_with_aborts",
@@ -182,6 +184,24 @@ async def blocks_used_again(trial: Trial) -> Any:
             slot.host.fill_(number)
             uploads.append(slot.upload(stream))
     return [(await upload).tolist() for upload in uploads]
+
+
+async def blocks_leased_on_two_streams(trial: Trial) -> Any:
+    """Give blocks of a pool back by completion of their uses, and take them again."""
+    writer, reader = trial.device.stream("writer"), trial.device.stream("reader")
+    keep_alive = KeepAlive(trial.device)
+    free = [torch.zeros(4, dtype=torch.int64) for _ in range(4)]
+    copies = []
+    for number in range(4):
+        block = free.pop()
+        with keep_alive.lease(block, free.append, covers=[block]) as lease:
+            filled = lease.use(writer.launch(block.fill_, number, writes=[block]))
+            reader.wait_event(filled.event)
+            copies.append(lease.use(reader.launch(block.clone, reads=[block])))
+        await filled
+        keep_alive.collect()
+    await keep_alive.drained()
+    return [(await copy).tolist() for copy in copies]
 
 
 async def fresh_rows(trial: Trial) -> Any:

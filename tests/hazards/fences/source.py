@@ -13,7 +13,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-__all__ = ["PACKAGES", "ROOT", "Place", "fences", "without"]
+__all__ = ["PACKAGES", "ROOT", "Place", "fences", "waits", "without"]
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("aio_sched", "streams", "buffers")
@@ -65,6 +65,26 @@ def _functions(node: ast.AST, prefix: str = "") -> Iterator[tuple[ast.stmt, str]
         else:
             name = f"{child.name}." if isinstance(child, ast.ClassDef) else ""
             yield from _functions(child, prefix + name)
+
+
+def waits(root: Path = ROOT) -> list[Place]:
+    """Return where the packages above ``streams`` let one device stream wait for another."""
+    files = (
+        file
+        for name in PACKAGES
+        for file in sorted((root / name).rglob("*.py"))
+        if name != "streams" and file.parent.name != "bench"
+    )
+    return [place for file in files for place in _waits_of(root, file)]
+
+
+def _waits_of(root: Path, file: Path) -> Iterator[Place]:
+    for owner, function in _functions(ast.parse(file.read_text())):
+        for node in ast.walk(owner):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            if (name := node.func.attr) in ("wait_stream", "wait_event"):
+                yield Place(file.relative_to(root).as_posix(), function, name, node.lineno)
 
 
 @contextmanager
