@@ -16,8 +16,8 @@ from aio_sched.bench.emulated import TimedDevice
 from aio_sched.bench.report import percentiles, print_table, show_progress, table
 from aio_sched.bench.rivals import BridgeRival
 from aio_sched.bench.wake import Config, Samples, WakeRun
-from streams.governed_pace import GovernedPace
-from streams.prediction import SpinBudget
+from streams.bridge.governed_pace import GovernedPace
+from streams.bridge.prediction import SpinBudget
 from streams.stream import Stream
 
 _NEVER = float("inf")

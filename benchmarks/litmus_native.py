@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.driver_calls import gil_rows, query_rows
 from benchmarks.litmus_lab import Case, Finding, Lab, holds_if, not_here
-from streams.accelerator_stream import AcceleratorStream
+from streams.accelerator.stream import AcceleratorStream
 from streams.errors import StreamAliasError
 from streams.stream import Stream
 from tests.streams.conformance.work import copy_of, nothing

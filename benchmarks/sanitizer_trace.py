@@ -20,7 +20,7 @@ from torch.cuda._sanitizer import (
     SynchronizationError,
 )
 
-from streams.accelerator_stream import AcceleratorStream
+from streams.accelerator.stream import AcceleratorStream
 from streams.device import Device
 from streams.event import Event
 from streams.hazards import Access

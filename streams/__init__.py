@@ -6,13 +6,12 @@ launch.py       ``Launch``: what is put there, and the place for its value
 event.py        ``Event``: a point on a stream's timeline
 current.py      the current stream, also across ``await``
 cpu.py          the CPU device: a FIFO worker thread per stream
-accelerator.py  every ``torch.accelerator`` device (CUDA, ROCm, XPU, ...); its streams are in
-                accelerator_stream.py, with native.py, issuer.py and device_clock.py below
+accelerator/    every ``torch.accelerator`` device (CUDA, ROCm, XPU, ...)
 simulated/      the simulated device: virtual time, schedules and faults by seed
 lifetime.py     open devices at exit and across a fork
 failure.py      what a launch raised
-bridge.py       ``PollingBridge``: the one place where the host waits for a device
-guard.py        ``HostBlockGuard``: blocking the loop's thread is an error
+bridge/         ``PollingBridge``: the one place where the host waits for a device
+guard/          ``HostBlockGuard``: blocking the loop's thread is an error
 hazards/        ``HazardChecker``: accesses that conflict and that nothing orders
 monitor.py      what traces and checkers are told
 errors.py       what can go wrong

@@ -1,6 +1,6 @@
 """Devices: what a machine has, under one set of verbs.
 
-``open_device`` is the entry; ``cpu.py``, ``accelerator.py`` and ``simulated`` implement it.
+``open_device`` is the entry; ``cpu.py``, ``accelerator`` and ``simulated`` implement it.
 """
 
 import enum

@@ -11,10 +11,10 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from streams.bridge import PollingBridge
+from streams.bridge.wait_policy import WaitPolicy
 from streams.errors import DeviceClosedError
 from streams.event import Event
 from streams.stream import Stream
-from streams.wait_policy import WaitPolicy
 
 __all__ = ["RIVALS", "BridgeRival", "Rival"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from aio_sched.bench.emulated import TimedDevice, TimedStream
 from aio_sched.bench.rivals import Rival
-from streams.timer import open_timer
+from streams.bridge.timer import open_timer
 
 __all__ = ["Config", "Samples", "WakeRun"]
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from streams.lane import Waiter
+from streams.bridge.lane import Waiter
 
 if TYPE_CHECKING:
     from aio_sched.testing.virtual_loop import VirtualLoop

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from streams.accelerator_stream import AcceleratorStream
+from streams.accelerator.stream import AcceleratorStream
 from streams.device import Device
 from streams.errors import StreamAliasError
 from tests.device_fixtures import HoldFactory

@@ -20,7 +20,11 @@ import torch
 __all__ = ["FakeEvent", "FakeStream", "FakeTorch"]
 
 _DEFAULT = 0
-_PATCHED = ("streams.native", "streams.accelerator", "streams.accelerator_stream")
+_PATCHED = (
+    "streams.accelerator.native",
+    "streams.accelerator.device",
+    "streams.accelerator.stream",
+)
 
 
 class Point:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from streams.accelerator import AcceleratorDevice
-from streams.accelerator_stream import AcceleratorStream
+from streams.accelerator.stream import AcceleratorStream
 from streams.device import Device, IssueMode
 from tests.streams.fake_torch import FakeTorch
 

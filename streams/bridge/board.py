@@ -9,16 +9,16 @@ import weakref
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
-from streams.bridge_stats import BridgeStats
+from streams.bridge.deadlines import Deadlines
+from streams.bridge.lane import Lane, Waiter
+from streams.bridge.lookout import BridgeLookout
+from streams.bridge.poller import Poller
+from streams.bridge.stats import BridgeStats
+from streams.bridge.wait_errors import deadline_errors, own_error
+from streams.bridge.wait_policy import Pace, WaitPolicy
+from streams.bridge.wakeups import WakeUps
 from streams.clock import active_clock, monotonic_ns
-from streams.deadlines import Deadlines
 from streams.errors import DeviceLostError
-from streams.lane import Lane, Waiter
-from streams.lookout import BridgeLookout
-from streams.poller import Poller
-from streams.wait_errors import deadline_errors, own_error
-from streams.wait_policy import Pace, WaitPolicy
-from streams.wakeups import WakeUps
 
 if TYPE_CHECKING:
     from streams.stream import Stream

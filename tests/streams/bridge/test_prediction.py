@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.prediction import Prediction, SpinBudget
+from streams.bridge.prediction import Prediction, SpinBudget
 
 _US = 1_000.0
 _MS = 1_000_000.0

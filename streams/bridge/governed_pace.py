@@ -1,6 +1,6 @@
 """When to look at a stream whose completions can, or cannot, be predicted."""
 
-from streams.prediction import Prediction, SpinBudget
+from streams.bridge.prediction import Prediction, SpinBudget
 
 __all__ = ["GovernedPace"]
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from streams.bridge.lane import Lane
+from streams.bridge.stream_thread import StreamThread
 from streams.clock import active_clock
-from streams.lane import Lane
 from streams.log import get_logger
-from streams.stream_thread import StreamThread
 
 if TYPE_CHECKING:
     from streams.stream import Stream

@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
 from streams.current import current_stream
 from streams.errors import TorchModeOpenError
+from streams.guard.tensor_waits import waits_on
 from streams.monitor import told
-from streams.tensor_waits import waits_on
 
 __all__ = ["PatchedVerbs", "TensorWatch"]
 

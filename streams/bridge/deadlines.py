@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from streams.clock import monotonic_ns
 
 if TYPE_CHECKING:
-    from streams.lane import Waiter
+    from streams.bridge.lane import Waiter
 
 __all__ = ["Deadlines", "check_timeout"]
 

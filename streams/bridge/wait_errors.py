@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from streams.errors import DeadlineError, DeviceClosedError, DeviceLostError
 
 if TYPE_CHECKING:
-    from streams.lane import Waiter
+    from streams.bridge.lane import Waiter
     from streams.stream import Stream
 
 __all__ = ["deadline_errors", "own_error"]

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from streams import stream_thread
-from streams.stream_thread import StreamThread
+from streams.bridge import stream_thread
+from streams.bridge.stream_thread import StreamThread
 from tests.streams.polled_device import PolledDevice, PolledStream
 
 

@@ -7,9 +7,9 @@ from typing import cast
 
 import pytest
 
-from streams.governed_pace import GovernedPace
-from streams.prediction import SpinBudget
-from streams.wait_policy import Pace, WaitPolicy, wait_policy
+from streams.bridge.governed_pace import GovernedPace
+from streams.bridge.prediction import SpinBudget
+from streams.bridge.wait_policy import Pace, WaitPolicy, wait_policy
 from tests.streams.polled_device import PolledDevice
 
 _US = 1_000

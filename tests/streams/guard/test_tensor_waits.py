@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from streams.blocking_calls import TensorWatch
+from streams.guard.blocking_calls import TensorWatch
 
 Call = Callable[[], object]
 

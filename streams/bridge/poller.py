@@ -4,9 +4,9 @@ import asyncio
 import weakref
 from collections.abc import Callable
 
+from streams.bridge.lane import Lane
+from streams.bridge.timer import WakeTimer, open_timer
 from streams.clock import active_clock, monotonic_ns
-from streams.lane import Lane
-from streams.timer import WakeTimer, open_timer
 
 __all__ = ["Poller"]
 

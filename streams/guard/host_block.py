@@ -30,9 +30,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from streams.blocking_calls import PatchedVerbs, TensorWatch
 from streams.current import resume_within
 from streams.errors import HostBlockedError
+from streams.guard.blocking_calls import PatchedVerbs, TensorWatch
 from streams.log import get_logger
 
 __all__ = ["CallSite", "HostBlockGuard", "allow_blocking", "check_blocking"]
@@ -251,11 +251,11 @@ def _folder(path: str | None) -> str:
     return os.path.join(os.path.dirname(os.path.abspath(path or "")), "")
 
 
-_STREAMS = _folder(__file__)
-_ROOT = _folder(_STREAMS.rstrip(os.sep))
+_GUARD = _folder(__file__)
+_ROOT = os.path.dirname(os.path.dirname(_GUARD.rstrip(os.sep)))
 _ASYNCIO = _folder(asyncio.__file__)
 _MACHINERY = (
-    *(os.path.join(_STREAMS, f"{name}.py") for name in ("guard", "blocking_calls")),
+    _GUARD,
     _folder(torch.__file__),
 )
 _LIBRARY = (

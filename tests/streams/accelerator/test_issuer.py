@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from streams.issuer import Issuer
+from streams.accelerator.issuer import Issuer
 from tests.streams.conformance.work import BoomError, boom
 
 

@@ -8,9 +8,9 @@ import anyio
 import pytest
 
 from streams.bridge import PollingBridge, running_bridge
+from streams.bridge.wait_policy import Pace
 from streams.errors import DeviceLostError, EventNotRecordedError
 from streams.event import Event
-from streams.wait_policy import Pace
 from tests.streams.polled_device import PolledDevice, PolledStream, settled, until
 
 POLICIES = ["auto", "low_latency", "thread", "spin"]

@@ -13,12 +13,12 @@ from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from streams.board import Board
-from streams.bridge_stats import BridgeStats
-from streams.deadlines import check_timeout
+from streams.bridge.board import Board
+from streams.bridge.deadlines import check_timeout
+from streams.bridge.lane import Waiter
+from streams.bridge.stats import BridgeStats
+from streams.bridge.wait_policy import WaitPolicy, wait_policy
 from streams.errors import AioSchedError
-from streams.lane import Waiter
-from streams.wait_policy import WaitPolicy, wait_policy
 
 if TYPE_CHECKING:
     from streams.event import Event

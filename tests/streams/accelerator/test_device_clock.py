@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 import torch
 
-from streams.device_clock import DeviceClock
+from streams.accelerator.clock import DeviceClock
 
 
 class Stamp:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from streams import timer as timer_module
-from streams.timer import LoopTimer, TimerFd, WakeTimer, open_timer
+from streams.bridge import timer as timer_module
+from streams.bridge.timer import LoopTimer, TimerFd, WakeTimer, open_timer
 
 _MS = 1_000_000
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from streams import poller as poller_module
-from streams.lane import Lane
-from streams.poller import Poller
+from streams.bridge import poller as poller_module
+from streams.bridge.lane import Lane
+from streams.bridge.poller import Poller
 from tests.streams.polled_device import PolledDevice
 
 _US = 1_000

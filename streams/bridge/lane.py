@@ -9,10 +9,10 @@ import heapq
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from streams.bridge.stream_thread import StreamThread
+    from streams.bridge.wait_policy import Pace
     from streams.event import Event
     from streams.stream import Stream
-    from streams.stream_thread import StreamThread
-    from streams.wait_policy import Pace
 
 __all__ = ["Lane", "Waiter"]
 

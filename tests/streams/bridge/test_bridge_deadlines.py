@@ -6,8 +6,8 @@ import math
 import pytest
 
 from streams.bridge import PollingBridge
+from streams.bridge.deadlines import Deadlines
 from streams.current import WorkTag, work_tag
-from streams.deadlines import Deadlines
 from streams.errors import DeadlineError
 from tests.streams.polled_device import PolledDevice, PolledStream, settled
 

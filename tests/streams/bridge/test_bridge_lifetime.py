@@ -13,8 +13,7 @@ import anyio
 import pytest
 import uvloop
 
-from streams import wakeups
-from streams.bridge import BridgeClosedError, PollingBridge, running_bridge
+from streams.bridge import BridgeClosedError, PollingBridge, running_bridge, wakeups
 from streams.event import Event
 from tests.conftest import LOOPS
 from tests.streams.polled_device import PolledDevice, settled

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 
 import torch
 
-from streams.accelerator_stream import AcceleratorStream, Issued
+from streams.accelerator.issuer import Issuer
+from streams.accelerator.native import CudaNative, Native
+from streams.accelerator.stream import AcceleratorStream, Issued
 from streams.device import Capabilities, Device, IssueMode, Platform
 from streams.errors import CaptureOpenError, DeviceUnavailableError
-from streams.issuer import Issuer
 from streams.lifetime import close_at_exit, forget
-from streams.native import CudaNative, Native
 from streams.stream import Stream
 
 __all__ = ["AcceleratorDevice", "accelerator_type"]

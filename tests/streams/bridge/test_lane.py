@@ -6,8 +6,8 @@ from typing import cast
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.bridge.lane import Lane, Waiter
 from streams.event import Event
-from streams.lane import Lane, Waiter
 from tests.streams.polled_device import PolledDevice
 
 

@@ -7,8 +7,8 @@ owner asks here before it lets the poller look, and finds out that it need not.
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from streams.lane import Lane
-from streams.poller import Poller
+from streams.bridge.lane import Lane
+from streams.bridge.poller import Poller
 
 if TYPE_CHECKING:
     from streams.stream import Stream

@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from streams.governed_pace import GovernedPace
-from streams.prediction import SpinBudget
+from streams.bridge.governed_pace import GovernedPace
+from streams.bridge.prediction import SpinBudget
 
 if TYPE_CHECKING:
     from streams.stream import Stream

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from streams.accelerator.clock import DeviceClock
 from streams.current import use_stream
-from streams.device_clock import DeviceClock
 from streams.errors import LaunchAbortedError
 from streams.event import Event
 from streams.guard import allow_blocking
