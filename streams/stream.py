@@ -308,6 +308,7 @@ class Stream(ABC):
 
     def _wait_for(self, launches: tuple[Launch[Any], ...]) -> None:
         for launch in launches:
+            # RAW: a launch on this stream reads the value that one on another stream writes.
             self.wait_event(launch.event)
 
     def _operation(

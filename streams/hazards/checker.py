@@ -103,7 +103,7 @@ class HazardChecker(DeviceMonitor):
         event = operation.launch.event
         with self._lock:
             stream = self._order.launch(event, self._current_host())
-            if operation.reads or operation.writes:
+            if operation.reads or operation.writes or operation.takes:
                 self._check_launch(operation, stream, event.recorded_on().device)
 
     def on_record(self, event: "Event") -> None:
@@ -134,7 +134,9 @@ class HazardChecker(DeviceMonitor):
         """Check what the host itself reads or writes."""
         with self._lock:
             if isinstance(memory, Launch):
-                self._check_value(memory, device)
+                host = self._current_host()
+                read = Use(host, 0, False, False, HOST, 0, work_tag.get(), call_site())
+                self._check_value(memory, read, device)
             else:
                 self._check_host((memory,), device, HOST, is_write=is_write)
 
@@ -167,6 +169,8 @@ class HazardChecker(DeviceMonitor):
             )
             for access in accesses:
                 self._check(access, use, stream.clock, device)
+            for launch in operation.takes if not is_write else ():
+                self._check_value(launch, use, device)
 
     def _check_host(
         self,
@@ -183,16 +187,15 @@ class HazardChecker(DeviceMonitor):
         for access in accesses:
             self._check(access, use, host.clock, device)
 
-    def _check_value(self, launch: Launch[Any], device: "Device") -> None:
-        """Check that the host takes a launch's value only after the launch is complete."""
-        host, event = self._current_host(), launch.event
+    def _check_value(self, launch: Launch[Any], read: Use, device: "Device") -> None:
+        """Check that a launch's value is taken only after the launch is complete."""
+        event = launch.event
         self.num_accesses += 1
-        if not self._order.has_observed(event, host):
+        if not self._order.is_behind(event, read.actor):
             stream = self._order.stream(event.recorded_on())
             wrote = Use(
                 stream, event.number, True, False, launch.label, event.number, event.tag, None
             )
-            read = Use(host, 0, False, False, HOST, 0, work_tag.get(), call_site())
             self._conflict(f"the value of {launch.label}", (), read, wrote, device)
 
     def _check(self, memory: object, use: Use, clock: Clock, device: "Device") -> None:

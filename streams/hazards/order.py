@@ -147,9 +147,9 @@ class Order:
         """Event -> host."""
         join(host.clock, self.clock_of(event))
 
-    def has_observed(self, event: Event, host: HostActor) -> bool:
-        """Whether the host comes after ``event``."""
-        return all(host.clock.get(a, 0) >= number for a, number in self.clock_of(event).items())
+    def is_behind(self, event: Event, actor: Actor) -> bool:
+        """Whether what ``actor`` does now comes after ``event``."""
+        return all(actor.clock.get(a, 0) >= number for a, number in self.clock_of(event).items())
 
     def clock_of(self, event: Event) -> Clock:
         """Return what comes before ``event``.

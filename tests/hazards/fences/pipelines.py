@@ -31,6 +31,7 @@ __all__ = [
     "rows_used_on_two_streams",
     "table_with_read_done",
     "table_with_whole_forward",
+    "values_of_a_stream_of_its_own",
 ]
 
 
@@ -156,6 +157,25 @@ class UsingElsewhere(Owning):
         number, row = await super().plan(step, number)
         step.watch(self.own_stream.launch(_number, number, **self.uses(row)))
         return number, row
+
+
+class TakingFromElsewhere(Steps):
+    """Forward takes the value of a launch on a stream of the pipeline's own."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__(device)
+        self.own_stream = device.stream("own")
+        self.streams = (self.own_stream,)
+
+    async def forward(self, step: Step, inputs: int) -> Any:
+        """Negate what the other stream gives."""
+        given = self.own_stream.launch(_number, inputs)
+        return step.copy_to_host(step.launch(torch.neg, given))
+
+
+async def values_of_a_stream_of_its_own(trial: Trial) -> Any:
+    """Take a launch's value across streams."""
+    return await serve(trial, TakingFromElsewhere(trial.device))
 
 
 async def rows_of_a_stream_of_its_own(trial: Trial) -> Any:

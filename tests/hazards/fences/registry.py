@@ -187,6 +187,13 @@ FENCES = (
         Rewrite("self._unclaim(requests)"),
     ),
     Fence(
+        "streams/stream.py",
+        "Stream._wait_for",
+        "RAW: a launch on this stream reads the value",
+        pipelines.values_of_a_stream_of_its_own,
+        ("RAW", "the value of _number"),
+    ),
+    Fence(
         "buffers/row_order.py",
         "RowOrder.launch",
         "RAW: a gather reads rows that stash or publish writes",
