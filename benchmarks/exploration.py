@@ -9,11 +9,11 @@ run in turns, with the same seeds; figures are medians over the rounds.
 import argparse
 import asyncio
 import json
-import logging
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from aio_sched import HostCopy, Inbox, Launch, Pipeline, StagingRing, Step
 from aio_sched.engine.engine import Engine
 from aio_sched.engine.model import ByteTransformer, ModelConfig
 from aio_sched.engine.requests import SamplingParams
+from aio_sched.testing.command import quiet
 from aio_sched.testing.schedule import Schedule
 from aio_sched.testing.trial import Scenario, Trial, run_once
 from streams.device import Device, open_device
@@ -234,6 +235,17 @@ def _print(rates: list[dict[str, Any]], launches: list[dict[str, Any]]) -> None:
         print(f"{row['watched_by']:12} {row['us']:9.3f}   {row['factor']:8.3f}")
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: more would wait for each other longer than small tensors take."""
+    former = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.exploration")
@@ -243,11 +255,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.rounds < 1 or options.runs < 1:
         parser.error("--rounds and --runs must be at least 1")
-    logging.getLogger("aio_sched").setLevel(logging.CRITICAL)
-    # Its threads would wait for each other longer than these tensors take.
-    torch.set_num_threads(1)
-    rates = rate_rows(rounds=options.rounds, runs=options.runs)
-    launches = launch_rows(rounds=options.rounds * 5)
+    with quiet(), _one_thread():
+        rates = rate_rows(rounds=options.rounds, runs=options.runs)
+        launches = launch_rows(rounds=options.rounds * 5)
     if options.json:
         print("\n".join(json.dumps(row) for row in (*rates, *launches)))
     else:

@@ -23,7 +23,7 @@ from aio_sched.testing.schedule import (
 )
 from aio_sched.testing.trial import Outcome, Scenario, run_once
 
-__all__ = ["load_scenario", "run_explore"]
+__all__ = ["load_scenario", "quiet", "run_explore"]
 
 
 def run_explore(options: argparse.Namespace) -> int:
@@ -33,10 +33,10 @@ def run_explore(options: argparse.Namespace) -> int:
     scenario = load_scenario(options.scenario)
     console = Console()
     if options.replay is not None:
-        with _quiet():
+        with quiet():
             finding = _replay(scenario, _schedule(options))
         return _tell(console, finding, 1, options.timeline)
-    with _quiet():
+    with quiet():
         explored = _explore(console, scenario, options)
     status = _tell(console, explored.finding, explored.num_runs, options.timeline)
     console.print(_summary(explored))
@@ -44,7 +44,7 @@ def run_explore(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Log nothing: schedulers that are cut short would say so a thousand times."""
     log = logging.getLogger("aio_sched")
     former = log.level
