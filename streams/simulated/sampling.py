@@ -5,6 +5,9 @@ other streams write. A simulated launch runs in one piece, at its end; so what i
 to read is copied at moments of its own in between, and put in place while it runs.
 What the function changed stays, everything else becomes again what it is by then. A
 program without races cannot tell; one with a race reads what it could have read.
+
+What is in place already is not written: nobody but its functions writes into the memory of
+a program without races, which may be a file that is mapped for reading only.
 """
 
 from collections.abc import Callable
@@ -34,6 +37,11 @@ class Sample:
         """Copy the memory as it is now."""
         with torch.inference_mode():
             self._seen = self._content()
+
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether the memory has changed since the sample was taken."""
+        return self._seen is not None and not self._holds(self._seen)
 
     def save(self) -> None:
         """Keep what the memory holds now, before any sample is put in place."""
@@ -66,7 +74,13 @@ class Sample:
             return self._memory.clone()
         return self._memory.index_select(0, self._rows)
 
+    def _holds(self, content: Tensor) -> bool:
+        now = self._memory if self._rows is None else self._content()
+        return torch.equal(_bits(now), _bits(content))
+
     def _set(self, content: Tensor) -> None:
+        if self._holds(content):
+            return
         if self._rows is None:
             self._memory.copy_(content)
         else:
@@ -90,7 +104,8 @@ def sample_of(access: object) -> Sample | None:
 
 def run_sampled(samples: list[Sample], call: Callable[[], object]) -> None:
     """Make ``call`` with the samples in place; lets go of them."""
-    if not samples:
+    if not _is_any_overtaken(samples):
+        samples.clear()
         call()
         return
     _place(samples)
@@ -99,6 +114,11 @@ def run_sampled(samples: list[Sample], call: Callable[[], object]) -> None:
     finally:
         # Not here: an error of the function keeps this frame, and what it refers to, alive.
         _merge(samples)
+
+
+def _is_any_overtaken(samples: list[Sample]) -> bool:
+    with torch.inference_mode():
+        return any(sample.is_overtaken for sample in samples)
 
 
 def _place(samples: list[Sample]) -> None:
@@ -131,7 +151,7 @@ def _addressable(memory: Tensor) -> Tensor:
 def _bits(tensor: Tensor) -> Tensor:
     """The same memory as integers: NaN is equal to itself, and 0.0 differs from -0.0."""
     if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
+        tensor = torch.view_as_real(tensor.resolve_conj())
     return tensor.view(_INTEGERS[tensor.element_size()])
 
 
