@@ -27,7 +27,8 @@ __all__ = ["Launched", "Turns"]
 log = get_logger("loop")
 
 
-@dataclass(slots=True, eq=False)
+# Referred to weakly: ``handoff`` must not keep a step and its tensors.
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Launched:
     """A step on its way from prepare to the end of publish.
 

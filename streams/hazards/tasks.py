@@ -3,12 +3,15 @@
 import asyncio
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from streams.hazards.order import Clock, HostActor, join
 
 __all__ = ["Observer", "TaskHosts", "Token", "handoff"]
+
+_MAX_KEPT = 256
 
 
 class Token(NamedTuple):
@@ -56,6 +59,7 @@ class TaskHosts:
         # What was handed over without waking anybody, by identity; where an object cannot be
         # referred to weakly it is kept, or another one could take its identity.
         self._handed: dict[int, tuple[Clock, object]] = {}
+        self._kept: deque[int] = deque()  # the identities of those, oldest first
         _strict.add(self)
 
     def current(self) -> HostActor:
@@ -135,6 +139,9 @@ class TaskHosts:
         try:
             return weakref.ref(obj, lambda _: self._handed.pop(identity, None))
         except TypeError:
+            self._kept.append(identity)
+            if len(self._kept) > _MAX_KEPT:
+                del self._handed[self._kept.popleft()]
             return obj
 
 
@@ -143,7 +150,9 @@ def handoff(obj: object) -> None:
 
     For a hand-over in which nobody is woken, such as a queue that was not empty: the giver
     calls it with the object before he gives it away, the taker when he has it. It orders all
-    who call it with the same object. Without a strict checker it does nothing.
+    who call it with the same object. Without a strict checker it does nothing. Of objects that
+    cannot be referred to weakly (tuples, lists, numbers) a checker keeps the latest 256 alive,
+    and forgets who called with an older one.
     """
     for hosts in tuple(_strict):
         hosts.handoff(obj)

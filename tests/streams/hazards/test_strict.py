@@ -1,13 +1,16 @@
 """Strict mode: a clock per task, and what passes order from one to another."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
 import torch
 
+from aio_sched import OverlapScheduler, Pipeline, Step, open_device
 from aio_sched.testing import virtual_run
 from streams.hazards import HazardChecker, handoff
 from tests.streams.hazards.lazy_device import LazyDevice
@@ -276,3 +279,71 @@ def test_what_runs_after_the_loop_comes_after_all_of_it() -> None:
     assert shared.run(main(), 0) == []
     shared.write()
     shared.checker.raise_if_any()
+
+
+class Numbered(Pipeline[torch.Tensor, Any]):
+    """A thousand elements in each step, until ``num_steps`` are made."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+        self.made: list[weakref.ref[torch.Tensor]] = []
+        self.is_done = asyncio.Event()
+
+    async def prepare(self, step: Step) -> torch.Tensor | None:
+        if len(self.made) == self.num_steps:
+            return None
+        inputs = torch.full((1000,), float(step.index))
+        self.made.append(weakref.ref(inputs))
+        return inputs
+
+    async def forward(self, step: Step, inputs: torch.Tensor) -> Any:
+        return step.copy_to_host(step.launch(torch.sum, inputs))
+
+    async def publish(self, step: Step, inputs: torch.Tensor, output: Any) -> None:
+        await output
+        if step.index == self.num_steps - 1:
+            self.is_done.set()
+
+
+def test_strict_checker_keeps_nothing_of_steps_that_are_over() -> None:
+    """What a step hands over dies with the step: neither tensors nor entries pile up."""
+    checker, alive = HazardChecker(strict=True), list[int]()
+
+    async def main() -> None:
+        with open_device("sim", profile="friendly") as device, checker.watch(device):
+            pipeline = Numbered(200)
+            async with OverlapScheduler(pipeline, device):
+                await pipeline.is_done.wait()
+            gc.collect()
+            alive.append(sum(ref() is not None for ref in pipeline.made))
+
+    virtual_run(main(), observers=[checker.observer()])
+    checker.raise_if_any()
+    assert checker._hosts is not None
+    assert alive[0] <= 2
+    assert len(checker._hosts._handed) < 20
+
+
+def test_objects_without_weak_references_are_kept_in_bounded_number() -> None:
+    """A tuple can be handed over like anything else, but not tuples for ever."""
+    shared = Shared()
+
+    async def main() -> None:
+        given = (shared.cell,)
+
+        async def give() -> None:
+            for number in range(1000):
+                handoff([number])
+            shared.write()
+            handoff(given)
+
+        async def take() -> None:
+            await asyncio.sleep(5)
+            handoff(given)
+            shared.read()
+
+        await asyncio.gather(give(), take())
+
+    assert shared.run(main(), 0) == []
+    assert shared.checker._hosts is not None
+    assert len(shared.checker._hosts._handed) <= 257
