@@ -62,6 +62,14 @@ async def test_declared_part_does_not_cover_the_whole(checker: HazardChecker) ->
     assert len(await audited(HazardChecker(), fill, a, b, writes=[a[:2], a[2:]])) == 0
 
 
+async def test_gap_between_declared_parts_is_not_declared(checker: HazardChecker) -> None:
+    """What lies between two declared parts belongs to somebody else."""
+    a, b = torch.zeros(6, 2), torch.zeros(2)
+    fill = lambda a, b: a[1:5].fill_(1)  # noqa: E731  # two of them
+    assert len(await audited(checker, fill, a, b, writes=[a[:2], a[4:]])) == 1
+    assert await audited(HazardChecker(), fill, a, b, writes=[a[:2], a[4:], a[2:4]]) == []
+
+
 async def test_written_memory_declared_as_read_is_reported(checker: HazardChecker) -> None:
     """To read is not to write; to write permits to read."""
     a, b = torch.zeros(2), torch.zeros(2)

@@ -218,6 +218,28 @@ def test_access_to_rows_meets_tensor_of_the_same_storage(lazy: LazyDevice) -> No
     assert report.memory == "part of relay.lens: tensor (4) float32"
 
 
+def test_rows_of_two_layouts_of_one_storage_are_told_apart(lazy: LazyDevice) -> None:
+    """Row 1 of four rows, and row 1 of the same bytes as two rows, are other bytes."""
+    table, checker = torch.zeros(4, 4), HazardChecker()
+    halves = table.view(2, 8)
+    with checker.watch(lazy):
+        launch(lazy.stream("a"), 1, "forward", writes=Access("relay", "quarter", (1,), table))
+        launch(lazy.stream("b"), 1, "copy", writes=Access("relay", "half", (1,), halves))
+        assert kinds(checker) == []
+        launch(lazy.stream("c"), 1, "copy", reads=Access("relay", "half", (0,), halves))
+    assert kinds(checker) == ["RAW"]
+
+
+def test_view_in_too_many_pieces_misses_no_overlap(lazy: LazyDevice) -> None:
+    """A million pieces are not told apart, but each of them is covered."""
+    table, checker = torch.zeros(1030, 2062, dtype=torch.uint8), HazardChecker()
+    with checker.watch(lazy):
+        launch(lazy.stream("a"), 1, "forward", writes=table[:, :2060:2])
+        launch(lazy.stream("b"), 1, "copy", reads=table[500, 1000:1001])
+        launch(lazy.stream("c"), 1, "copy", reads=table[1029, 2058:])
+    assert kinds(checker) == ["RAW", "RAW"]
+
+
 @pytest.mark.parametrize("memory", ["x", torch.eye(2).to_sparse()], ids=["text", "sparse"])
 def test_what_is_no_memory_is_reported(lazy: LazyDevice, memory: object) -> None:
     """A checker cannot compare what it does not know, and says so; the launch is made."""
