@@ -40,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     kinds = bench.add_subparsers(required=True, metavar="WHAT")
     _add_bench_bridge(kinds.add_parser("bridge", help="wake latency and CPU of each wait policy"))
     _add_bench_loop(kinds.add_parser("loop", help="how much of the host work overlap hides"))
-    explored = commands.add_parser("explore", help="run a scenario under many schedules")
+    explored = commands.add_parser(
+        "explore", help="run a scenario under many schedules", allow_abbrev=False
+    )
     _add_explore(explored)
     doctor = commands.add_parser("doctor", help="what this machine has, for a bug report")
     doctor.set_defaults(run=_doctor)
@@ -192,19 +194,27 @@ def _add_explore(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenario", help="module:function, a coroutine function of a Trial")
     parser.add_argument("--seeds", type=int, default=200, help="how many (200)")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them (0)")
+    parser.add_argument("--seed", type=int, help="one seed only, as a report names it")
     parser.add_argument("--strategy", default="random", help=_STRATEGIES)
     parser.add_argument(
         "--profile", action="append", help="of the simulated device; may be repeated (all)"
+    )
+    parser.add_argument(
+        "--strict",
+        action=argparse.BooleanOptionalAction,
+        help="let the hazard checker keep a clock for each task (in every second run)",
+    )
+    parser.add_argument(
+        "--max-steps", type=int, default=200_000, help="turns of the loop until a livelock"
     )
     parser.add_argument("--shrinks", type=int, default=60, help="runs to simplify a finding (60)")
     parser.add_argument("--timeline", type=Path, help="write the failing schedule here, as SVG")
     again = parser.add_argument_group("one run again, as a finding prints it")
     again.add_argument("--replay", metavar="SEED:PROFILE:ORDER")
-    again.add_argument("--delay", type=int, default=0, help="the task step that is put off")
-    again.add_argument("--steps", type=int, default=1000, help="task steps, for pct")
-    again.add_argument("--strict", action="store_true", help="a clock for each task")
+    again.add_argument("--delay", type=int, help="the task step that is put off")
+    again.add_argument("--steps", type=int, help="task steps, for pct")
     again.add_argument("--cancel", metavar="KIND:POINT", help="native:3, for one")
-    again.add_argument("--fault", action="append", default=[], metavar="KIND:STAGE:LABEL:STEP:NTH")
+    again.add_argument("--fault", action="append", default=[], metavar="KIND:STAGE:LABEL:...")
     again.add_argument("--choices", metavar="TURN=PLACES;...", help="the order of the tasks")
     parser.set_defaults(run=_explore)
 

@@ -43,6 +43,7 @@ from aio_sched.testing.strategies import (
 from aio_sched.testing.trial import Outcome, Scenario, Trial, run_once
 from aio_sched.testing.virtual_loop import VirtualLoop
 from streams.clock import VirtualClock
+from streams.simulated import Fault, FaultKind, FaultPlan, SimProfile
 
 __all__ = [
     "CancelKind",
@@ -51,6 +52,9 @@ __all__ = [
     "DelayOne",
     "Exploration",
     "ExplorationError",
+    "Fault",
+    "FaultKind",
+    "FaultPlan",
     "FifoOrder",
     "Finding",
     "LivelockError",
@@ -62,6 +66,7 @@ __all__ = [
     "Replay",
     "Scenario",
     "Schedule",
+    "SimProfile",
     "StagePoint",
     "Trial",
     "VirtualClock",

@@ -4,11 +4,13 @@ import argparse
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -70,14 +72,20 @@ def load_scenario(name: str) -> Scenario:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ValueError(f"scenario {name!r}: {error}; run it where the module is") from error
-    scenario = getattr(module, function, None)
+    scenario: Any = module
+    for part in function.split("."):
+        scenario = getattr(scenario, part, None)
     if not callable(scenario):
         raise ValueError(f"scenario {name!r}: {module.__name__} has no function {function!r}")
     return scenario  # type: ignore[no-any-return]  # whether it takes a Trial shows when it runs
 
 
 def _explore(console: Console, scenario: Scenario, options: argparse.Namespace) -> Exploration:
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    _refuse_parts_of_a_replay(options)
+    first, num_seeds = options.first_seed, options.seeds
+    if options.seed is not None:
+        first, num_seeds = options.seed, 1
+    seeds = range(first, first + num_seeds)
     exhaustive = options.strategy in ("single_cancel", "delay_one")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress:
@@ -91,6 +99,8 @@ def _explore(console: Console, scenario: Scenario, options: argparse.Namespace) 
             seeds=seeds,
             strategy=options.strategy,
             profiles=tuple(options.profile or ()),
+            strict=options.strict,
+            max_steps=options.max_steps,
             shrinks=options.shrinks,
             on_run=on_run,
         )
@@ -100,21 +110,33 @@ def _replay(scenario: Scenario, schedule: Schedule) -> Finding | None:
     judge = judge_of(scenario)
     outcome = run_once(scenario, schedule)
     what = judge.complaints(outcome)
+    if not what and outcome.unfired:
+        raise ValueError(f"--fault: {outcome.unfired[0]} struck nothing in this run")
+    if not what and schedule.cancel_at is not None and not outcome.is_cut:
+        raise ValueError(f"--cancel: the run ended before point {schedule.cancel_at}")
     return judge.finding(outcome, what) if what else None
+
+
+def _refuse_parts_of_a_replay(options: argparse.Namespace) -> None:
+    parts = {name: getattr(options, name) for name in ("delay", "steps", "cancel", "choices")}
+    given = [name for name, value in parts.items() if value is not None]
+    if given or options.fault:
+        name = given[0] if given else "fault"
+        raise ValueError(f"--{name} describes one run; give it with --replay SEED:PROFILE:ORDER")
 
 
 def _schedule(options: argparse.Namespace) -> Schedule:
     parts = options.replay.split(":")
-    if len(parts) != 3 or not parts[0].lstrip("-").isdecimal():
+    if len(parts) != 3 or not re.fullmatch(r"-?\d+", parts[0]):
         raise ValueError(f"--replay {options.replay!r} is not SEED:PROFILE:ORDER, as 7:random:fifo")
     schedule = Schedule(
         int(parts[0]),
         parts[1],
         parts[2],
-        is_strict=options.strict,
+        is_strict=bool(options.strict),
         faults=tuple(map(parse_fault, options.fault)),
-        delay=options.delay,
-        num_steps=options.steps,
+        delay=options.delay or 0,
+        num_steps=options.steps or 1000,
     )
     if options.choices is not None:
         schedule = replace(schedule, choices=parse_choices(options.choices))
@@ -143,7 +165,12 @@ def _tell(console: Console, finding: Finding | None, num_runs: int, timeline: Pa
 
 def _summary(explored: Exploration) -> str:
     spans = _spread(explored.makespans_s)
-    return f"{len(explored.calls)} sequences of device calls; virtual time of a run: {spans}"
+    calls = f"{len(explored.calls)} sequences of device calls"
+    return f"{calls}; virtual time of a run: {spans}{_unused(explored)}"
+
+
+def _unused(explored: Exploration) -> str:
+    return "" if explored.num_calls else "\nno run made a device call: is it on trial.device?"
 
 
 def _spread(seconds: Iterable[float]) -> str:

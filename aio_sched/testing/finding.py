@@ -10,6 +10,7 @@ from aio_sched.testing.schedule import Schedule
 from aio_sched.testing.trial import Outcome, Scenario
 from streams.errors import AioSchedError
 from streams.hazards import Report
+from streams.simulated import SimProfile
 
 __all__ = ["ExplorationError", "Finding", "name_of"]
 
@@ -36,7 +37,9 @@ class Finding:
 
     @property
     def replay(self) -> str:
-        """The command that makes the run again."""
+        """The command that makes the run again; an expression where no command can."""
+        if "<" in self.scenario or isinstance(self.schedule.profile, SimProfile):
+            return f"run_once(scenario, {self.schedule!r})"
         return f"aio-sched explore {self.scenario} {self.schedule.arguments()}"
 
     @property
@@ -81,7 +84,7 @@ class ExplorationError(AioSchedError, AssertionError):
 
 def name_of(scenario: Scenario) -> str:
     """Return how the command line names a scenario, from the working directory."""
-    name = getattr(scenario, "__qualname__", type(scenario).__qualname__)
+    name = getattr(scenario, "__qualname__", f"<{type(scenario).__qualname__}>")
     module = getattr(scenario, "__module__", "?")
     return f"{_script() if module == '__main__' else module}:{name}"
 

@@ -3,7 +3,8 @@
 import enum
 import random
 import re
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 
 from aio_sched.testing.await_points import StagePoint
 from aio_sched.testing.strategies import (
@@ -87,7 +88,7 @@ class Schedule:
 
     def arguments(self) -> str:
         """Return the arguments of ``aio-sched explore`` that make this run again."""
-        parts = [f"--replay {self.seed}:{as_profile(self.profile).name}:{self.order_name}"]
+        parts = [f"--replay={self.seed}:{as_profile(self.profile).name}:{self.order_name}"]
         if self.order_name == "delay":
             parts.append(f"--delay {self.delay}")
         if self.order_name == "pct":
@@ -96,17 +97,27 @@ class Schedule:
             parts.append("--strict")
         if self.cancel_at is not None:
             parts.append(f"--cancel {self.cancel_kind.value}:{_point_text(self.cancel_at)}")
-        parts += [f"--fault {_fault_text(fault)}" for fault in self.faults]
+        parts += [f"--fault {shlex.quote(_fault_text(fault))}" for fault in self.faults]
         if self.choices is not None:
-            parts.append(f"--choices '{choices_text(self.choices)}'")
+            parts.append(f"--choices {shlex.quote(choices_text(self.choices))}")
         return " ".join(parts)
 
 
-def draw_schedule(seed: int, order_name: str, *, profiles: tuple[str, ...] = ()) -> Schedule:
-    """Draw a run by seed: a profile, and whether the checker is strict."""
+def draw_schedule(
+    seed: int,
+    order_name: str,
+    *,
+    profiles: tuple[str, ...] = (),
+    strict: bool | None = None,
+    num_steps: int = 1000,
+) -> Schedule:
+    """Draw a run by seed: a profile, and whether the checker is strict unless that is given."""
     names = profiles or tuple(PROFILES)
     dice = random.Random(f"schedule/{seed}")
-    return Schedule(seed, dice.choice(names), order_name, is_strict=dice.random() < 0.5)
+    profile, is_strict = dice.choice(names), dice.random() < 0.5
+    if strict is not None:
+        is_strict = strict
+    return Schedule(seed, profile, order_name, is_strict=is_strict, num_steps=num_steps)
 
 
 def choices_text(choices: tuple[Choice, ...]) -> str:
@@ -152,21 +163,26 @@ def parse_point(text: str) -> int | StagePoint:
 def _fault_text(fault: Fault) -> str:
     step = "" if fault.step is None else str(fault.step)
     nth = "every" if fault.nth is None else str(fault.nth)
-    return ":".join((fault.kind.value, fault.stage or "", fault.label or "", step, nth))
+    parts = [fault.kind.value, fault.stage or "", fault.label or "", step, nth]
+    return ":".join((*parts, repr(fault.factor), repr(fault.delay_us)))
 
 
 def parse_fault(text: str) -> Fault:
-    """Read a fault as ``Schedule.arguments`` writes it: kind:stage:label:step:nth.
+    """Read a fault as ``Schedule.arguments`` writes it: kind:stage:label:step:nth:factor:delay_us.
 
     Raises:
         ValueError: it is none.
     """
     kind, *rest = text.split(":")
-    stage, label, step, nth = (*rest, "", "", "", "")[:4]
-    return Fault(
+    if len(rest) > 6:
+        raise ValueError(f"fault {text!r} is not KIND:STAGE:LABEL:STEP:NTH:FACTOR:DELAY_US")
+    stage, label, step, nth, factor, delay_us = (*rest, *[""] * 6)[:6]
+    fault = Fault(
         kind,  # type: ignore[arg-type]  # made a FaultKind there, or refused with a list
         stage or None,
         label or None,
         int(step) if step else None,
         None if nth == "every" else int(nth or 1),
     )
+    fault = replace(fault, factor=float(factor)) if factor else fault
+    return replace(fault, delay_us=float(delay_us)) if delay_us else fault

@@ -12,7 +12,7 @@ __all__ = ["shrink"]
 def shrink(
     outcome: Outcome, goes_wrong: Callable[[Schedule], Outcome | None], *, max_runs: int
 ) -> tuple[Outcome, int]:
-    """Drop faults, then let tasks run first in, first out, as far as the run still goes wrong.
+    """Drop cancellation and faults, and restore the order of tasks, as far as the run goes wrong.
 
     Args:
         outcome: of the run.
@@ -42,7 +42,9 @@ class _Search:
         self._max_runs = max_runs
 
     def drop_faults(self) -> None:
-        """Do without each fault that is not needed."""
+        """Do without the cancellation, and each fault, that is not needed."""
+        if self.best.schedule.cancel_at is not None:
+            self._try(cancel_at=None)
         for fault in self.best.schedule.faults:
             left = tuple(other for other in self.best.schedule.faults if other is not fault)
             self._try(faults=left)

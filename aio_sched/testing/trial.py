@@ -1,6 +1,7 @@
 """One run of a scenario, on a simulated device in virtual time, and what came of it."""
 
 import asyncio
+import inspect
 import random
 import signal
 from collections.abc import Awaitable, Callable, Iterable
@@ -12,6 +13,7 @@ import anyio
 from aio_sched.config import SchedulerOptions
 from aio_sched.lifecycle import Scheduler
 from aio_sched.loop import OverlapScheduler, SequentialScheduler
+from aio_sched.monitor import SchedulerMonitor
 from aio_sched.stages import Pipeline
 from aio_sched.testing.await_points import AwaitPoints
 from aio_sched.testing.calls import CallLog
@@ -44,6 +46,7 @@ class Trial:
         self.overlap = overlap
         self.dice = random.Random(0)
         self.recorder = TraceRecorder()
+        self.failures = _Failures()
         self._points = points
         self._checks: list[Callable[[], object]] = []
 
@@ -58,7 +61,7 @@ class Trial:
         """
         self.watch(pipeline)
         kind = OverlapScheduler if self.overlap else SequentialScheduler
-        options["monitors"] = (*options.get("monitors", ()), self.recorder)
+        options["monitors"] = (*options.get("monitors", ()), self.recorder, self.failures)
         return kind(pipeline, self.device, **options)
 
     def watch(self, pipeline: Pipeline[Any, Any]) -> None:
@@ -83,7 +86,7 @@ class Trial:
         return self._points.counted(work)
 
     def at_rest(self, check: Callable[[], object]) -> None:
-        """Call ``check`` when the scenario has ended, however it did, and the device is dry.
+        """Call ``check`` when the scenario has ended, however it did.
 
         Args:
             check: raises, or returns False, if something was left behind.
@@ -115,6 +118,10 @@ class Outcome:
         calls: hash of the sequence of device calls.
         makespan_s: virtual seconds until the scenario ended.
         num_points: await points that it passed.
+        num_steps: task steps that ran, on a ``VirtualLoop``.
+        num_calls: device calls that it made.
+        failures: of steps that ``Trial.scheduler`` ran: the step, and why.
+        is_cancelled: whether it ended by the cancellation that was to cut it short.
         recorder: of the trace, for a picture.
         unfired: faults that never struck.
         struck_s: when faults struck, in order, in seconds of ``streams.clock``.
@@ -131,6 +138,10 @@ class Outcome:
     calls: str = ""
     makespan_s: float = 0.0
     num_points: int = 0
+    num_steps: int = 0
+    num_calls: int = 0
+    failures: list[tuple[int, BaseException]] = field(default_factory=list)
+    is_cancelled: bool = False
     recorder: TraceRecorder | None = None
     unfired: tuple[Fault, ...] = ()
     struck_s: tuple[tuple[Fault, float], ...] = ()
@@ -143,6 +154,7 @@ def run_once(
     *,
     check: bool = True,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    max_steps: int = 200_000,
 ) -> Outcome:
     """Run a scenario once, in virtual time.
 
@@ -152,7 +164,12 @@ def run_once(
         check: watch for hazards.
         loop_factory: another loop to run on, ``asyncio.new_event_loop`` for one. The order of
             tasks is that loop's then, and only the device's time is virtual.
+        max_steps: turns of the loop before it is taken for a livelock.
+
+    Raises:
+        TypeError: the scenario is no coroutine function of a trial.
     """
+    _check(scenario)
     outcome = Outcome(schedule)
     order = schedule.order()
     is_strict = schedule.is_strict and loop_factory is None
@@ -161,7 +178,13 @@ def run_once(
     try:
         if loop_factory is None:
             observers = (checker.observer(),) if checker is not None and is_strict else ()
-            virtual_run(run.main(), seed=schedule.seed, strategy=order, observers=observers)
+            virtual_run(
+                run.main(),
+                seed=schedule.seed,
+                max_steps=max_steps,
+                strategy=order,
+                observers=observers,
+            )
         else:
             with asyncio.Runner(loop_factory=loop_factory) as runner:
                 runner.run(run.main())
@@ -171,7 +194,16 @@ def run_once(
     if checker is not None:
         outcome.reports = checker.reports
     outcome.choices = tuple(run.choices())
+    outcome.num_steps = run.num_steps()
     return outcome
+
+
+def _check(scenario: Scenario) -> None:
+    if isinstance(scenario, type) or not callable(scenario):
+        raise TypeError(
+            f"scenario {scenario!r} is not a function; write 'async def scenario(trial)', make the "
+            "pipeline on trial.device there and run it in trial.scheduler(pipeline)"
+        )
 
 
 class _Run:
@@ -192,6 +224,9 @@ class _Run:
     def choices(self) -> Any:
         return getattr(self._loop, "choices", ())
 
+    def num_steps(self) -> int:
+        return getattr(self._loop, "num_steps", 0)
+
     async def main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._report)
@@ -211,7 +246,8 @@ class _Run:
             finally:
                 outcome = self._outcome
                 outcome.makespan_s = self._loop.time()
-                outcome.calls = calls.digest
+                outcome.calls, outcome.num_calls = calls.digest, len(calls.calls)
+                outcome.failures = trial.failures.all
                 outcome.num_points = points.num_passed
                 outcome.recorder = trial.recorder
                 outcome.unfired = plan.unfired
@@ -220,13 +256,19 @@ class _Run:
                 outcome.left_behind = [*_tasks_left(), *trial.left_behind()]
 
     async def _drive(self, trial: Trial, points: AwaitPoints) -> None:
-        driving = points.counted(self._scenario(trial))
+        work = self._scenario(trial)
+        if not inspect.isawaitable(work):
+            raise TypeError(
+                f"the scenario returned {type(work).__name__}; write 'async def scenario(trial)'"
+            )
+        driving = points.counted(work)
         if self._schedule.cancel_at is None:
             self._outcome.result = await driving
         elif self._schedule.cancel_kind is CancelKind.NATIVE:
             task = asyncio.ensure_future(driving)
             points.cancel = task.cancel
             await asyncio.wait([task])
+            self._outcome.is_cancelled = task.cancelled()
             if not task.cancelled():
                 self._outcome.result = task.result()
         elif self._schedule.cancel_kind is CancelKind.ANYIO:
@@ -241,7 +283,9 @@ class _Run:
         try:
             with scope:
                 self._outcome.result = await driving
+            self._outcome.is_cancelled = scope.cancelled_caught
         except asyncio.CancelledError:
+            self._outcome.is_cancelled = True
             # asyncio.gather raises one of its own, in which anyio does not recognise its own.
             if not scope.cancel_called:
                 raise
@@ -256,6 +300,16 @@ class _Run:
 
     def _report(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.complaints.append(f"the event loop was told of {context!r}")
+
+
+class _Failures(SchedulerMonitor):
+    """Notes which steps failed."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[int, BaseException]] = []
+
+    def failed(self, step: int, error: BaseException) -> None:
+        self.all.append((step, error))
 
 
 class _TimedPlan(FaultPlan):

@@ -22,12 +22,14 @@ class ReadySteps:
     Attributes:
         choices: what it chose, for each turn that had a task step.
         held: steps that are put off to the next turn.
+        num_steps: task steps that ran so far.
         num_runs: steps of each task, by name, counted while ``is_counting``.
     """
 
     def __init__(self, order: Order) -> None:
         self.choices: list[Choice] = []
         self.held: list[asyncio.Handle] = []
+        self.num_steps = 0
         self.num_runs: Counter[str] = Counter()
         self.is_counting = False
         self._order = order
@@ -45,6 +47,7 @@ class ReadySteps:
         candidates = [task for task in tasks if task]
         choice = self._choose(candidates)
         chosen = range(len(steps)) if choice is None else choice
+        self.num_steps += len(chosen)
         if self.is_counting:
             self.num_runs.update(candidates[place].get_name() for place in chosen)
         if choice is None:

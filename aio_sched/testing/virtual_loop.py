@@ -104,6 +104,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Which task steps ran in each turn that had any, for ``Replay``."""
         return self._steps.choices
 
+    @property
+    def num_steps(self) -> int:
+        """Task steps that ran so far."""
+        return self._steps.num_steps
+
     def add_observer(self, observer: LoopObserver) -> None:
         """Tell ``observer`` who posts and who runs what, from now on."""
         self.observers.append(observer)

@@ -1,6 +1,7 @@
 """Scenarios with and without a flaw; ``aio-sched explore`` is pointed at this module, too."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import torch
@@ -13,12 +14,16 @@ from streams.device import Device
 __all__ = [
     "Table",
     "broken",
+    "clumsy",
     "doubled",
+    "fails_behind_its_answer",
     "hasty",
     "leaky",
+    "steadfast",
     "stuck",
     "table",
     "table_without_barrier",
+    "two_flaws",
 ]
 
 NUM_STEPS = 8
@@ -111,6 +116,50 @@ async def leaky(trial: Trial) -> None:
     trial.at_rest(lambda: not trial.overlap)
     if trial.overlap:
         _leaked.append(asyncio.create_task(asyncio.sleep(1e9)))
+
+
+async def clumsy(trial: Trial) -> None:
+    """Fail in the clean-up."""
+    try:
+        await doubled(trial)
+    except asyncio.CancelledError:
+        raise TypeError("released twice") from None
+
+
+async def steadfast(trial: Trial) -> int:
+    """Come to the right result, cancelled or not."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0.001)
+    return 7
+
+
+async def two_flaws(trial: Trial) -> list[int]:
+    """Come to another result if tasks are shuffled, and leave a task behind if that is so."""
+    seen = await hasty(trial)
+    if seen != [0]:
+        _leaked.append(asyncio.create_task(asyncio.sleep(1e9)))
+    return seen
+
+
+class Answering(Doubler):
+    """Fails each step behind its answer, if steps overlap."""
+
+    def __init__(self, overlap: bool) -> None:
+        super().__init__()
+        self._overlap = overlap
+
+    async def publish(self, step: Step, inputs: list[int], output: HostCopy) -> None:
+        """Answer, and perhaps fail."""
+        await super().publish(step, inputs, output)
+        if self._overlap:
+            raise RuntimeError("behind the answer")
+
+
+async def fails_behind_its_answer(trial: Trial) -> list[int]:
+    """Ask for four numbers."""
+    pipeline = Answering(trial.overlap)
+    async with trial.scheduler(pipeline):
+        return list(await asyncio.gather(*(pipeline.inbox.ask(item) for item in range(4))))
 
 
 async def stuck(trial: Trial) -> None:

@@ -42,6 +42,18 @@ def test_clean_scenario_is_said_to_be_clean(capsys: pytest.CaptureFixture[str]) 
     assert "virtual time of a run" in said
 
 
+def test_seed_of_a_report_is_run_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """And not taken for a number of seeds."""
+    assert main(["explore", f"{SCENES}:doubled", "--seed", "7", "--no-strict"]) == 0
+    assert "1 runs, nothing found" in capsys.readouterr().out
+
+
+def test_scenario_without_device_calls_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """It may have forgotten the trial's device, and then nothing was checked."""
+    assert main(["explore", f"{SCENES}:steadfast", "--seeds", "1"]) == 0
+    assert "no run made a device call" in capsys.readouterr().out
+
+
 def test_undisturbed_replay_finds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """A replay of a run that goes right says so."""
     again = ["--replay", "3:random:pct", "--strict", "--cancel", "anyio:2"]
@@ -58,6 +70,16 @@ def test_undisturbed_replay_finds_nothing(capsys: pytest.CaptureFixture[str]) ->
         ([f"{SCENES}:doubled", "--strategy", "brave"], "strategy 'brave' is unknown"),
         ([f"{SCENES}:doubled", "--profile", "slow"], "profile 'slow'"),
         ([f"{SCENES}:doubled", "--seeds", "0"], "too few"),
+        ([f"{SCENES}:doubled", "--cancel", "native:1"], "give it with --replay"),
+        ([f"{SCENES}:doubled", "--fault", "launch_raises"], "give it with --replay"),
+        (
+            [f"{SCENES}:doubled", "--replay=0:friendly:fifo", "--cancel", "native:5000"],
+            "ended before",
+        ),
+        (
+            [f"{SCENES}:doubled", "--replay=0:friendly:fifo", "--fault", "slow_copy:prepare"],
+            "struck nothing",
+        ),
         ([f"{SCENES}:doubled", "--replay", "1"], "is not SEED:PROFILE:ORDER"),
         ([f"{SCENES}:doubled", "--replay", "1:random:fifo", "--cancel", "x"], "is not native"),
         ([f"{SCENES}:broken"], "ZeroDivisionError"),

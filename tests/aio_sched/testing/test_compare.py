@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -17,6 +18,9 @@ from aio_sched.testing.compare import differs, same
         {"x": [torch.zeros(2, 2)]},
         ValueError("any"),
         None,
+        float("nan"),
+        [torch.tensor([1.0, float("nan")])],
+        numpy.array([1.0, float("nan")]),
     ],
 )
 def test_value_is_the_same_as_itself(value: Any) -> None:
@@ -35,6 +39,9 @@ def test_value_is_the_same_as_itself(value: Any) -> None:
         ({"a": 1}, {"b": 1}, "result is "),
         (torch.zeros(2), torch.ones(2), r"result is tensor\(\[1., 1.\]\)"),
         (torch.zeros(2), torch.zeros(2, dtype=torch.int64), "result is tensor"),
+        (torch.zeros(2), torch.zeros(3), "result is tensor"),
+        (torch.zeros(2), torch.tensor([0.0, float("nan")]), "result is tensor"),
+        (numpy.zeros(2), numpy.ones(2), "result is array"),
         (1, ValueError("why"), r"result is ValueError\('why'\) instead of 1"),
         (KeyError(), ValueError(), "instead of KeyError"),
     ],

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,13 +11,18 @@ from aio_sched.testing.schedule import STRATEGIES, CancelKind, Schedule
 from aio_sched.testing.trial import Outcome, run_once
 from streams.simulated import Fault, FaultKind
 from tests.aio_sched.testing.scenes import (
+    Table,
     broken,
+    clumsy,
     doubled,
+    fails_behind_its_answer,
     hasty,
     leaky,
+    steadfast,
     stuck,
     table,
     table_without_barrier,
+    two_flaws,
 )
 
 
@@ -101,6 +107,85 @@ def test_assert_same_results_raises_the_finding() -> None:
     with pytest.raises(ExplorationError, match=r"(?s)WAR on .*replay: aio-sched explore"):
         assert_same_results(table_without_barrier, seeds=range(5))
     assert assert_same_results(doubled, seeds=range(5)).num_runs == 5
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_seeds_are_refused(strategy: str) -> None:
+    """An exploration of nothing would pass whatever is wrong."""
+    with pytest.raises(ValueError, match="seeds is empty"):
+        explore(table, seeds=[], strategy=strategy)
+
+
+def test_delay_one_puts_off_every_task_step() -> None:
+    """As many runs as the undisturbed run has task steps, which is more than it has turns."""
+    undisturbed = run_once(hasty, Schedule(0, "friendly"))
+    seen: list[Outcome] = []
+    explore(doubled, seeds=[0], strategy="delay_one", profiles=("friendly",), on_run=seen.append)
+    assert undisturbed.num_steps > len(undisturbed.choices)
+    steps = run_once(doubled, Schedule(0, "friendly", is_strict=seen[0].schedule.is_strict))
+    assert [run.schedule.delay for run in seen] == list(range(steps.num_steps))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_strictness_of_the_checker_can_be_chosen(strict: bool) -> None:
+    """By default it changes from run to run."""
+    seen: list[Outcome] = []
+    explore(doubled, seeds=range(6), strict=strict, on_run=seen.append)
+    assert {run.schedule.is_strict for run in seen} == {strict}
+    explore(doubled, seeds=range(6), on_run=seen.append)
+    assert {run.schedule.is_strict for run in seen[6:]} == {True, False}
+
+
+def test_pct_spreads_its_moments_over_the_steps_that_a_run_has() -> None:
+    """Not over a thousand, most of which never come."""
+    seen: list[Outcome] = []
+    explore(doubled, seeds=range(2), strategy="pct", on_run=seen.append)
+    assert {run.schedule.num_steps for run in seen} == {run_once(doubled, Schedule()).num_steps}
+
+
+def test_clean_up_that_fails_under_a_cancellation_is_found() -> None:
+    """Whoever is cancelled raises CancelledError, or comes to the right result all the same."""
+    finding = explore(clumsy, seeds=[0], strategy="single_cancel").finding
+    assert finding is not None
+    assert "the scenario raised TypeError: released twice" in finding.what
+    assert explore(steadfast, seeds=[0], strategy="single_cancel").finding is None
+
+
+def test_cancellation_that_does_not_matter_is_left_out() -> None:
+    """A race that shows without it is told without it."""
+    finding = explore(table_without_barrier, seeds=[0], strategy="single_cancel").finding
+    assert finding is not None
+    assert finding.schedule.cancel_at is None
+
+
+def test_run_is_made_simpler_only_if_it_still_goes_wrong_in_the_same_way() -> None:
+    """What is left behind is not forgotten for a wrong result that a simpler run has, too."""
+    finding = explore(two_flaws, seeds=range(20)).finding
+    assert finding is not None
+    assert any("instead of" in line for line in finding.what)
+    assert any("still runs" in line for line in finding.what)
+
+
+def test_step_that_fails_only_where_steps_overlap_is_found() -> None:
+    """Also if nobody who asked for something is told."""
+    finding = explore(fails_behind_its_answer, seeds=range(3)).finding
+    assert finding is not None
+    assert "which no step did without overlap" in finding.what[0]
+
+
+def test_livelock_comes_after_as_many_turns_as_one_may_take() -> None:
+    """The limit that the error speaks of can be given."""
+    finding = explore(doubled, seeds=[0], max_steps=100_000).finding
+    assert finding is None
+    with pytest.raises(ExplorationError, match="LivelockError"):
+        explore(doubled, seeds=[0], max_steps=5)
+
+
+@pytest.mark.parametrize("scenario", [Table, 7, lambda trial: [1]])
+def test_what_is_no_scenario_is_refused(scenario: Any) -> None:
+    """The error says what one looks like."""
+    with pytest.raises((TypeError, ExplorationError), match="write 'async def scenario"):
+        explore(scenario, seeds=[0])
 
 
 def test_unknown_strategy_is_refused() -> None:

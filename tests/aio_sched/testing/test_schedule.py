@@ -33,6 +33,7 @@ def test_what_is_no_choice_is_refused(text: str) -> None:
         Fault(FaultKind.DEVICE_LOST),
         Fault(FaultKind.SLOW_COPY, label="host_copy", nth=None),
         Fault(FaultKind.LAUNCH_RAISES, "forward", "model", 3, 2),
+        Fault(FaultKind.SLOW_LAUNCH, label="<lambda>", factor=5000.5, delay_us=1.0),
     ],
 )
 def test_fault_survives_being_written(fault: Fault) -> None:
@@ -52,3 +53,8 @@ def test_unknown_names_are_refused(wrong: dict[str, str]) -> None:
     """The known ones are named."""
     with pytest.raises(ValueError, match=r"'nope'.*is unknown; use"):
         Schedule(**wrong)  # type: ignore[arg-type]  # one of its text fields
+
+
+def test_seed_below_zero_is_no_option() -> None:
+    """An equals sign keeps the parser from taking it for one."""
+    assert Schedule(-3).arguments().startswith("--replay=-3:friendly:fifo")
