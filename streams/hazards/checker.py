@@ -59,9 +59,11 @@ class HazardChecker(DeviceMonitor):
         self.num_accesses = 0
         self._on_report = on_report
         self._order = Order()
-        self.memory = Memory()
         self._hosts = TaskHosts(self._order.ids) if strict else None
         self._host = HostActor(next(self._order.ids), "host")
+        # Each launch comes after what the only host has seen. In strict mode there is no such
+        # clock: a thread that begins later comes after nothing.
+        self.memory = Memory(floor=None if strict else self._host.clock)
         self._places: dict[Any, int] = {}  # of reports, by what makes them one
         # Guards all of the above: an event may be observed on any thread.
         self._lock = threading.RLock()

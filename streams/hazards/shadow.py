@@ -22,6 +22,7 @@ from streams.hazards.order import Actor, Clock
 __all__ = ["Cell", "Memory", "Piece", "Use", "is_dense"]
 
 _SWEEP_EVERY = 256
+_PRUNE_FROM = 512  # cells of one storage
 
 
 class Use(NamedTuple):
@@ -73,6 +74,11 @@ class Cell:
             found += neighbour._unordered(use, clock)
         return found
 
+    def has_unseen(self, clock: Clock) -> bool:
+        """Whether something at ``clock`` does not come after all uses."""
+        uses = (*self.writes.values(), *self.reads.values())
+        return any(_is_unseen(use, clock) for use in uses)
+
     def _unordered(self, use: Use, clock: Clock) -> list[Use]:
         """Return the conflicting uses that something at ``clock`` does not come after."""
         found = [other for other in self.writes.values() if _is_unseen(other, clock)]
@@ -98,9 +104,15 @@ class Memory:
 
     A storage is known by the address of its descriptor, which stays taken as long as the
     weak reference here lives: no later tensor is mistaken for a former one.
+
+    Args:
+        floor: the clock that every later access comes after, if there is one: cells of which
+            all uses come before it are forgotten from time to time, for nothing can race with
+            them any more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, floor: Clock | None = None) -> None:
+        self._floor = floor
         self._storages: dict[int, _Storage] = {}
         self._num_until_sweep = _SWEEP_EVERY
 
@@ -110,10 +122,10 @@ class Memory:
     def pieces(self, memory: Tensor | Access) -> list[Piece]:
         """Return the cells of an access."""
         if isinstance(memory, Access):
-            storage = self._storage(memory.memory)
+            storage = self._pruned(memory.memory)
             storage.name = storage.name or memory.name
             return storage.rows(memory)
-        storage = self._storage(memory)
+        storage = self._pruned(memory)
         return [Piece(storage.cell(piece), None) for piece in byte_ranges(memory)]
 
     def name(self, memory: Tensor | Access) -> str:
@@ -128,6 +140,17 @@ class Memory:
     def known(self, tensor: Tensor) -> bool:
         """Whether an access has named this tensor's storage."""
         return tensor.untyped_storage()._cdata in self._storages
+
+    def num_cells(self, tensor: Tensor) -> int:
+        """Say how many ranges of a tensor's storage are kept apart."""
+        return len(self._storage(tensor))
+
+    def _pruned(self, tensor: Tensor) -> "_Storage":
+        storage = self._storage(tensor)
+        # Before the cells of an access are looked up: none of these may be forgotten.
+        if self._floor is not None:
+            storage.prune(self._floor)
+        return storage
 
     def _storage(self, tensor: Tensor) -> "_Storage":
         untyped = tensor.untyped_storage()
@@ -149,7 +172,7 @@ class Memory:
 class _Storage:
     """The cells of one storage."""
 
-    __slots__ = ("_cells", "_longest", "_ranges", "_rows", "name", "ref")
+    __slots__ = ("_cells", "_longest", "_max_cells", "_ranges", "_rows", "name", "ref")
 
     def __init__(self, ref: StorageWeakRef) -> None:
         self.ref = ref
@@ -157,8 +180,12 @@ class _Storage:
         self._cells: dict[Range, Cell] = {}
         self._ranges: list[Range] = []  # sorted
         self._longest = 0
+        self._max_cells = _PRUNE_FROM
         # The cells of rows that were named before, by how the rows lie in the storage.
         self._rows: dict[object, dict[int, list[Piece]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._cells)
 
     def is_alive(self) -> bool:
         """Whether a tensor still refers to the storage."""
@@ -181,6 +208,22 @@ class _Storage:
                 known[row] = pieces
             found += pieces
         return found
+
+    def prune(self, floor: Clock) -> None:
+        """Forget cells whose uses all come before ``floor``, once there are many cells."""
+        if len(self._cells) < self._max_cells:
+            return
+        kept = {piece: cell for piece, cell in self._cells.items() if cell.has_unseen(floor)}
+        self._max_cells = max(_PRUNE_FROM, 2 * len(kept))
+        if len(kept) == len(self._cells):
+            return
+        self._cells = kept
+        self._ranges = sorted(kept)
+        self._longest = max((high - low for low, high in kept), default=0)
+        self._rows.clear()  # it refers to cells that are forgotten
+        alive = set(kept.values())
+        for cell in alive:
+            cell.neighbours = [other for other in cell.neighbours if other in alive]
 
     def _add(self, piece: Range) -> Cell:
         cell = Cell()

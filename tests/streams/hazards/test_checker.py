@@ -218,6 +218,36 @@ def test_access_to_rows_meets_tensor_of_the_same_storage(lazy: LazyDevice) -> No
     assert report.memory == "part of relay.lens: tensor (4) float32"
 
 
+def test_parts_that_the_host_knows_to_be_done_are_forgotten(lazy: LazyDevice) -> None:
+    """A pool that is sliced anew each time costs no more in the end than in the beginning."""
+    pool, checker = torch.zeros(100_000), HazardChecker()
+    a, b = lazy.stream("a"), lazy.stream("b")
+    with checker.watch(lazy):
+        for number in range(3000):
+            launch(a if number % 2 else b, number, "forward", writes=pool[number : number + 50])
+            lazy.synchronize()
+        assert checker.memory.num_cells(pool) <= 512
+        checker.raise_if_any()
+
+
+def test_parts_in_use_are_not_forgotten_with_the_others(lazy: LazyDevice) -> None:
+    """However many parts were forgotten: what may still run races, rows and slices alike."""
+    pool, checker = torch.zeros(10_000, 2), HazardChecker()
+    a, b, c = lazy.stream("a"), lazy.stream("b"), lazy.stream("c")
+    with checker.watch(lazy):
+        launch(a, 0, "forward", writes=pool[:2])
+        launch(a, 0, "forward", reads=Access("relay", "lens", (7000,), pool))
+        for number in range(2000):
+            launch(b, number, "forward", writes=pool[number + 10 : number + 20])
+            b.synchronize()
+        launch(b, 0, "forward", writes=Access("relay", "lens", (9000,), pool))
+        launch(c, 1, "late", reads=pool[1])
+        launch(c, 2, "late", writes=Access("relay", "lens", (7000,), pool))
+        launch(c, 3, "late", reads=pool[9000:9001])
+        assert kinds(checker) == ["RAW", "WAR", "RAW"]
+        assert checker.memory.num_cells(pool) < 1000
+
+
 def test_rows_of_two_layouts_of_one_storage_are_told_apart(lazy: LazyDevice) -> None:
     """Row 1 of four rows, and row 1 of the same bytes as two rows, are other bytes."""
     table, checker = torch.zeros(4, 4), HazardChecker()

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pytest
 
-from streams.hazards import HazardChecker
+from streams.hazards import HazardChecker, shadow
 from tests.streams.hazards.programs import Program, StrictProgram
 
 
@@ -41,6 +41,13 @@ def test_random_programs_get_the_verdict_of_the_closure() -> None:
     tally = compare(Program, range(2_000))
     assert tally.num_racy > 2_000
     assert tally.num_clean > 100
+
+
+def test_forgotten_cells_change_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the host has seen may be forgotten at every access: nothing is missed for it."""
+    monkeypatch.setattr(shadow, "_PRUNE_FROM", 1)
+    tally = compare(Program, range(500))
+    assert tally.num_racy > 500
 
 
 def test_random_strict_programs_get_the_verdict_of_the_closure() -> None:
