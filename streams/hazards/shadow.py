@@ -23,6 +23,7 @@ __all__ = ["Cell", "Memory", "Piece", "Use", "is_dense"]
 
 _SWEEP_EVERY = 256
 _PRUNE_FROM = 512  # cells of one storage
+_MAX_LAYOUTS = 8  # of rows in one storage
 
 
 class Use(NamedTuple):
@@ -210,20 +211,34 @@ class _Storage:
         return found
 
     def prune(self, floor: Clock) -> None:
-        """Forget cells whose uses all come before ``floor``, once there are many cells."""
+        """Forget cells whose uses all come before ``floor``, once there are many cells.
+
+        Rows stay, as there are only so many of them and they are named again and again.
+        """
         if len(self._cells) < self._max_cells:
             return
-        kept = {piece: cell for piece, cell in self._cells.items() if cell.has_unseen(floor)}
+        if len(self._rows) > _MAX_LAYOUTS:
+            self._rows.clear()
+        rows = self._row_cells()
+        kept = {
+            piece: cell
+            for piece, cell in self._cells.items()
+            if cell in rows or cell.has_unseen(floor)
+        }
         self._max_cells = max(_PRUNE_FROM, 2 * len(kept))
         if len(kept) == len(self._cells):
             return
         self._cells = kept
         self._ranges = sorted(kept)
         self._longest = max((high - low for low, high in kept), default=0)
-        self._rows.clear()  # it refers to cells that are forgotten
         alive = set(kept.values())
         for cell in alive:
             cell.neighbours = [other for other in cell.neighbours if other in alive]
+
+    def _row_cells(self) -> set[Cell]:
+        """Return the cells of rows that are known; these must not be forgotten."""
+        known = (pieces for rows in self._rows.values() for pieces in rows.values())
+        return {piece.cell for pieces in known for piece in pieces}
 
     def _add(self, piece: Range) -> Cell:
         cell = Cell()

@@ -43,9 +43,13 @@ def test_random_programs_get_the_verdict_of_the_closure() -> None:
     assert tally.num_clean > 100
 
 
-def test_forgotten_cells_change_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("max_layouts", [0, 8])
+def test_forgotten_cells_change_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, max_layouts: int
+) -> None:
     """What the host has seen may be forgotten at every access: nothing is missed for it."""
     monkeypatch.setattr(shadow, "_PRUNE_FROM", 1)
+    monkeypatch.setattr(shadow, "_MAX_LAYOUTS", max_layouts)
     tally = compare(Program, range(500))
     assert tally.num_racy > 500
 
