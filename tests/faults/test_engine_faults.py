@@ -9,6 +9,7 @@ from aio_sched.testing.schedule import Schedule
 from aio_sched.testing.trial import Outcome, run_once
 from streams.errors import DeadlineError
 from streams.simulated import PROFILES, Fault, FaultKind
+from tests.faults.drawing import strike_until
 from tests.faults.ledger import How
 from tests.faults.scenarios import Generating
 
@@ -86,22 +87,25 @@ def check(generating: Generating, outcome: Outcome, texts: dict[Hashable, bytes]
         assert complete, "a step has two rows, and there are three requests"
 
 
-def explore_cell(kind: FaultKind, label: str, num_seeds: int, texts: dict[Hashable, bytes]) -> None:
-    """Run a cell; it fails if its site never fires."""
-    num_fired = 0
-    for seed in range(num_seeds):
+def explore_cell(
+    kind: FaultKind, label: str, num_faults: int, texts: dict[Hashable, bytes]
+) -> None:
+    """Run a cell until its site has fired so often."""
+
+    def strikes(seed: int) -> bool:
         generating, outcome = strike(kind, label, seed)
         if not outcome.unfired:
-            num_fired += 1
             check(generating, outcome, texts)
-    assert num_fired > 0, f"{kind} at {label} never fired over {num_seeds} seeds"
+        return not outcome.unfired
+
+    strike_until(num_faults, strikes)
 
 
 @pytest.mark.parametrize(("kind", "label"), CELLS)
 def test_fault_costs_its_own_step_only(
     kind: FaultKind, label: str, texts: dict[Hashable, bytes]
 ) -> None:
-    """A few seeds of each kind at each launch."""
+    """A few faults of each kind at each launch."""
     explore_cell(kind, label, FEW, texts)
 
 
@@ -110,5 +114,5 @@ def test_fault_costs_its_own_step_only(
 def test_fault_costs_its_own_step_only_over_many_seeds(
     kind: FaultKind, label: str, texts: dict[Hashable, bytes]
 ) -> None:
-    """Two hundred seeds of each kind at each launch."""
+    """Two hundred faults of each kind at each launch."""
     explore_cell(kind, label, MANY, texts)
