@@ -124,16 +124,31 @@ class _Declared:
         declared = self._ranges.get(tensor.untyped_storage()._cdata, [])
         if declared is None:
             return True
-        declared.sort()
         return all(_is_covered(part, declared) for part in byte_ranges(tensor))
 
 
 def _is_covered(part: Range, declared: list[Range]) -> bool:
-    low, high = part
-    for start, end in declared:
-        if start <= low < end:
-            low = end
-    return low >= high
+    """Whether declared ranges together cover all of ``part``."""
+    if part in declared:
+        return True
+    if part.stride:
+        whole = Range(part.low, part.high, 0, part.high - part.low)
+        return _is_covered(whole, declared) or all(
+            _is_covered(piece, declared) for piece in part.pieces()
+        )
+    at, former = part.low, -1
+    while former < at < part.high:
+        former = at
+        at = max((_end_of_piece(at, each) for each in declared), default=at)
+    return at >= part.high
+
+
+def _end_of_piece(at: int, of: Range) -> int:
+    """Return the end of the piece that holds a byte, or the byte itself if none does."""
+    if not of.low <= at < of.high:
+        return at
+    start = at - (at - of.low) % of.stride if of.stride else of.low
+    return max(at, start + of.length)
 
 
 class _Watch(TorchDispatchMode):

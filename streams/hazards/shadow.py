@@ -16,7 +16,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from streams.current import WorkTag
 from streams.guard import CallSite
 from streams.hazards.access import Access
-from streams.hazards.byte_ranges import Range, byte_ranges, row_range
+from streams.hazards.byte_ranges import Range, byte_ranges, overlap, row_range
 from streams.hazards.order import Actor, Clock
 
 __all__ = ["Cell", "Memory", "Piece", "Use", "is_dense"]
@@ -230,7 +230,7 @@ class _Storage:
             return
         self._cells = kept
         self._ranges = sorted(kept)
-        self._longest = max((high - low for low, high in kept), default=0)
+        self._longest = max((piece.high - piece.low for piece in kept), default=0)
         alive = set(kept.values())
         for cell in alive:
             cell.neighbours = [other for other in cell.neighbours if other in alive]
@@ -242,17 +242,16 @@ class _Storage:
 
     def _add(self, piece: Range) -> Cell:
         cell = Cell()
-        low, high = piece
-        first = bisect_left(self._ranges, (low - self._longest, 0))
-        last = bisect_left(self._ranges, (high, 0))
+        first = bisect_left(self._ranges, (piece.low - self._longest,))
+        last = bisect_left(self._ranges, (piece.high,))
         for other in self._ranges[first:last]:
-            if other[1] > low:
+            if overlap(other, piece):
                 neighbour = self._cells[other]
                 neighbour.neighbours.append(cell)
                 cell.neighbours.append(neighbour)
         self._cells[piece] = cell
         insort(self._ranges, piece)
-        self._longest = max(self._longest, high - low)
+        self._longest = max(self._longest, piece.high - piece.low)
         return cell
 
 

@@ -70,6 +70,16 @@ async def test_gap_between_declared_parts_is_not_declared(checker: HazardChecker
     assert await audited(HazardChecker(), fill, a, b, writes=[a[:2], a[4:], a[2:4]]) == []
 
 
+async def test_columns_of_a_long_table_are_told_apart(checker: HazardChecker) -> None:
+    """Too many pieces to name each are compared by their stride."""
+    a, b = torch.zeros(2048, 4), torch.zeros(2)
+    fill = lambda a, b: a[:, 1:3].fill_(1)  # noqa: E731  # three of them
+    assert await audited(checker, fill, a, b, writes=[a[:, 1:3]]) == []
+    assert await audited(checker, fill, a, b, writes=[a[:, 0:2], a[:, 2:4]]) == []
+    assert len(await audited(checker, fill, a, b, writes=[a[:, 0:2], a[:, 3:4]])) == 1
+    assert len(await audited(HazardChecker(), fill, a, b, writes=[a[:2047, 1:3]])) == 1
+
+
 async def test_written_memory_declared_as_read_is_reported(checker: HazardChecker) -> None:
     """To read is not to write; to write permits to read."""
     a, b = torch.zeros(2), torch.zeros(2)

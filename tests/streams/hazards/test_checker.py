@@ -260,6 +260,20 @@ def test_rows_of_two_layouts_of_one_storage_are_told_apart(lazy: LazyDevice) -> 
     assert kinds(checker) == ["RAW"]
 
 
+def test_columns_of_a_long_table_conflict_where_their_bytes_overlap(lazy: LazyDevice) -> None:
+    """As those of a short one do, however many rows there are."""
+    table, checker = torch.zeros(2048, 4), HazardChecker()
+    with checker.watch(lazy):
+        launch(lazy.stream("a"), 1, "forward", writes=table[:, 0:1])
+        launch(lazy.stream("b"), 1, "other", writes=table[:, 2:3])
+        launch(lazy.stream("c"), 1, "copy", reads=table[5, 3:])
+        assert kinds(checker) == []
+        launch(lazy.stream("d"), 1, "copy", reads=table[2047, :2])
+        launch(lazy.stream("e"), 1, "copy", writes=table[:, 2:])
+    found = [(r.kind, r.earlier and r.earlier.actor) for r in checker.reports]
+    assert found == [("RAW", "a"), ("WAW", "b"), ("WAR", "c")]
+
+
 def test_view_in_too_many_pieces_misses_no_overlap(lazy: LazyDevice) -> None:
     """A million pieces are not told apart, but each of them is covered."""
     table, checker = torch.zeros(1030, 2062, dtype=torch.uint8), HazardChecker()
