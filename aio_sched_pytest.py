@@ -4,7 +4,7 @@ Beside the package and not in it: pytest imports every plugin that is installed,
 ``import aio_sched`` takes seconds, for torch. So nothing is imported before a test asks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from aio_sched.testing import VirtualLoop
     from streams import Device
     from streams.hazards import HazardChecker
+    from streams.monitor import DeviceMonitor
 
 __all__ = ["hazard_checker", "sim_device", "virtual_loop"]
+
+_has_passed = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,9 +36,20 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
     config.addinivalue_line(
         "markers",
-        "aio_sched(seed=None, profile='random', faults=(), strict=False): how sim_device, "
-        "virtual_loop and hazard_checker are made for this test",
+        "aio_sched(seed=None, profile='random', faults=(), strict=False, may_be_idle=False): how "
+        "sim_device, virtual_loop and hazard_checker are made for this test, and whether the "
+        "checker may have seen no work",
     )
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> "Generator[None, Any, None]":
+    """Keep whether the test itself has passed, for the fixtures that end behind it."""
+    outcome = yield
+    if call.when == "call":
+        item.stash[_has_passed] = outcome.get_result().passed
 
 
 @pytest.fixture
@@ -77,15 +91,42 @@ def hazard_checker(
     A test that expects a report looks at ``hazard_checker.reports`` and clears the list.
     Other devices are watched as well within ``hazard_checker.watch(device)``. With
     ``@pytest.mark.aio_sched(strict=True)`` it keeps a clock for each task of ``virtual_loop``.
+    A test that passes without any work that the checker saw fails too, unless it is marked
+    ``@pytest.mark.aio_sched(may_be_idle=True)``: its work ran elsewhere.
     """
     from streams.hazards import HazardChecker
 
     checker = HazardChecker(strict=_options(request).strict)
     if checker.strict:
         request.getfixturevalue("virtual_loop").add_observer(checker.observer())
-    with checker.watch(sim_device):
+    launches: list[str] = []
+    with checker.watch(sim_device), _labels(launches).watch(sim_device):
         yield checker
     checker.raise_if_any()
+    is_idle = not launches and not checker.num_accesses
+    if is_idle and request.node.stash.get(_has_passed, False) and not _options(request).may_be_idle:
+        pytest.fail(_IDLE, pytrace=False)
+
+
+_IDLE = (
+    "hazard_checker saw no launch and no access, so it has checked nothing: run the work of this "
+    "test on sim_device, or within hazard_checker.watch(device); if there is to be none, mark the "
+    "test with aio_sched(may_be_idle=True)"
+)
+
+
+def _labels(launches: list[str]) -> "DeviceMonitor":
+    """Make a monitor that notes what is launched.
+
+    Not an override of the checker's own: reports would name that line of this file.
+    """
+    from streams.monitor import DeviceMonitor
+
+    class Labels(DeviceMonitor):
+        def on_launch(self, operation: Any) -> None:
+            launches.append(operation.label)
+
+    return Labels()
 
 
 class _Options(NamedTuple):
@@ -95,6 +136,7 @@ class _Options(NamedTuple):
     profile: Any = "random"
     faults: Any = ()
     strict: bool = False
+    may_be_idle: bool = False
 
 
 def _options(request: pytest.FixtureRequest) -> _Options:

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -93,7 +94,7 @@ class FaultPlan:
     """
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
-        self.faults = tuple(faults)
+        self.faults = _checked(faults)
         self.activations: Counter[Fault] = Counter()
         self._passes = [0] * len(self.faults)
 
@@ -155,6 +156,15 @@ def error_of(fault: Fault, operation: Operation) -> Exception:
     if fault.kind is FaultKind.OUT_OF_MEMORY:
         return torch.OutOfMemoryError(what)
     return InjectedFaultError(what)
+
+
+def _checked(faults: Any) -> tuple[Fault, ...]:
+    is_list = isinstance(faults, Iterable) and not isinstance(faults, str)
+    checked: tuple[Any, ...] = tuple(faults) if is_list else ()
+    if not is_list or not all(isinstance(fault, Fault) for fault in checked):
+        what = checked or faults
+        raise TypeError(f"faults={what!r}: give a list of Fault, as [Fault('launch_raises')]")
+    return checked
 
 
 def _last(label: str) -> str:

@@ -172,6 +172,58 @@ def test_marker_says_how_the_fixtures_are_made(bare: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*marker aio_sched of test_unknown has*give seed=, profile=*"])
 
 
+def test_hazard_checker_that_saw_nothing_fails_the_test(bare: pytest.Pytester) -> None:
+    """Or a pipeline on a device of its own would pass; only a test that passed is asked."""
+    bare.makepyfile(
+        _RACE
+        + """
+import pytest
+from streams import open_device
+
+def test_elsewhere(hazard_checker):
+    with open_device("sim") as device:
+        race(device)
+
+def test_watched(hazard_checker):
+    with open_device("sim") as device, hazard_checker.watch(device):
+        ordered(device)
+
+def test_without_declared_memory(sim_device, hazard_checker):
+    sim_device.stream("s").launch(lambda: None)
+    sim_device.synchronize()
+
+@pytest.mark.aio_sched(may_be_idle=True)
+def test_idle(hazard_checker):
+    pass
+
+def test_skipped(hazard_checker):
+    pytest.skip("no work")
+
+def test_failed(hazard_checker):
+    raise ValueError
+"""
+    )
+    result = bare.runpytest_subprocess()
+    result.assert_outcomes(passed=4, failed=1, skipped=1, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*ERROR at teardown of test_elsewhere*", "hazard_checker saw no launch*may_be_idle=True*"]
+    )
+
+
+def test_faults_that_are_none_are_refused(bare: pytest.Pytester) -> None:
+    """What a marker gives is said, and what to give instead."""
+    bare.makepyfile("""
+        import pytest
+
+        @pytest.mark.aio_sched(faults=["launch_raises"])
+        def test_name(sim_device):
+            sim_device.stream("s").launch(int)
+        """)
+    result = bare.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*faults=*'launch_raises'*: give a list of Fault*"])
+
+
 def test_plugin_imports_nothing_heavy() -> None:
     """Every pytest of the environment imports it, also where nobody asks for a loop."""
     code = "import sys, aio_sched_pytest; print({'torch', 'aio_sched', 'streams'} & {*sys.modules})"

@@ -193,3 +193,12 @@ def test_kind_may_be_given_by_name() -> None:
     assert Fault("out_of_memory").kind is FaultKind.OUT_OF_MEMORY  # type: ignore[arg-type]  # by name
     with pytest.raises(ValueError, match="melted"):
         Fault("melted")  # type: ignore[arg-type]  # the case
+
+
+@pytest.mark.parametrize(
+    "faults", ["launch_raises", ["launch_raises"], Fault(FaultKind.LAUNCH_RAISES), 3]
+)
+def test_only_a_list_of_faults_is_a_plan(faults: Any) -> None:
+    """Or the first launch would fail, with an error that says nothing of the plan."""
+    with pytest.raises(TypeError, match=r"faults=.*: give a list of Fault"):
+        FaultPlan(faults)
