@@ -51,8 +51,7 @@ class AccessAudit(DeviceMonitor):
 
     def register(self, *tensors: Tensor) -> None:
         """Watch memory that no launch has declared yet."""
-        for tensor in tensors:
-            self.checker.memory.pieces(tensor)
+        self.checker.register(*tensors)
 
     def on_launch(self, operation: Operation) -> None:
         """Wrap the function of a launch."""
@@ -95,11 +94,12 @@ class _Audited:
         checker = self._audit.checker
         for tensor, is_write in touched:
             declared = self._writes if is_write else self._uses
-            if checker.memory.known(tensor) and not declared.covers(tensor):
+            name = checker.name_if_known(tensor)
+            if name is not None and not declared.covers(tensor):
                 verb = "writes" if is_write else "reads"
                 report = Report(
                     "undeclared",
-                    checker.memory.name(tensor),
+                    name,
                     later=self._parties[is_write],
                     message=f"{operator} {verb} it, and {verb[:-1] + 's='} does not say so",
                 )

@@ -98,6 +98,17 @@ class HazardChecker(DeviceMonitor):
             of = (party.stage and party.stage.stage, *party[1:3], party.site) if party else None
             self._add(device, report, (report.kind, report.memory, report.message, of))
 
+    def register(self, *tensors: Tensor) -> None:
+        """Know memory that no access has named yet."""
+        with self._lock:
+            for tensor in tensors:
+                self.memory.pieces(tensor)
+
+    def name_if_known(self, tensor: Tensor) -> str | None:
+        """Name a tensor for a report; None if no access has named its storage. Any thread."""
+        with self._lock:
+            return self.memory.name(tensor) if self.memory.known(tensor) else None
+
     # Edges ----------------------------------------------------------------
 
     def on_launch(self, operation: Operation) -> None:

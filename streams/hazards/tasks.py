@@ -51,7 +51,10 @@ class TaskHosts:
             weakref.WeakKeyDictionary()
         )
         self._outside = HostActor(next(ids), "host")
-        self._threads: dict[int, HostActor] = {threading.get_ident(): self._outside}
+        # By thread, not by its number, which a later thread may get with the memory of it.
+        self._threads: weakref.WeakKeyDictionary[threading.Thread, HostActor] = (
+            weakref.WeakKeyDictionary({threading.current_thread(): self._outside})
+        )
         self._loop_thread = 0
         self._token: Token | None = None  # of the callback that runs
         self._callback: HostActor | None = None
@@ -64,8 +67,7 @@ class TaskHosts:
 
     def current(self) -> HostActor:
         """Return the actor of whoever calls."""
-        thread = threading.get_ident()
-        if self._token is not None and thread == self._loop_thread:
+        if self._token is not None and threading.get_ident() == self._loop_thread:
             return self._running()
         if (task := _task()) is not None:
             if not self._is_observed:
@@ -75,8 +77,9 @@ class TaskHosts:
                     "HazardChecker() with one clock for the host"
                 )
             return self._task(task)
+        thread = threading.current_thread()
         return self._threads.get(thread) or self._threads.setdefault(
-            thread, HostActor(next(self._ids), f"thread {threading.current_thread().name}")
+            thread, HostActor(next(self._ids), f"thread {thread.name}")
         )
 
     def posted(self, callback: Callable[..., object]) -> Token:

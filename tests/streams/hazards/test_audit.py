@@ -7,6 +7,7 @@ from torch import Tensor
 from buffers.relay import RelayBuffer
 from streams.device import open_device
 from streams.hazards import Access, AccessAudit, HazardChecker
+from streams.hazards.shadow import Memory
 
 
 @pytest.fixture
@@ -125,3 +126,21 @@ async def test_relay_declares_all_that_it_does(checker: HazardChecker, strict: b
             await relay.gather([2, 1], stream=stream)
     checker.raise_if_any()
     assert audit.num_operators > 10
+
+
+async def test_memory_is_looked_up_under_the_lock_of_the_checker(checker: HazardChecker) -> None:
+    """Operators run on worker threads while the host's thread adds to the same tables."""
+    a, b, unlocked = torch.zeros(2), torch.zeros(2), list[str]()
+
+    class Watched(Memory):
+        def known(self, tensor: Tensor) -> bool:
+            unlocked.extend(["known"] * (not checker._lock._is_owned()))  # type: ignore[attr-defined]
+            return super().known(tensor)
+
+        def name(self, memory: Tensor | Access) -> str:
+            unlocked.extend(["name"] * (not checker._lock._is_owned()))  # type: ignore[attr-defined]
+            return super().name(memory)
+
+    checker.memory = Watched()
+    assert len(await audited(checker, double, a, b)) == 2
+    assert unlocked == []

@@ -258,6 +258,19 @@ def test_other_threads_are_actors_of_their_own() -> None:
     assert shared.run(main(), 0) == ["RAW"]
 
 
+def test_thread_does_not_inherit_the_clock_of_a_dead_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The system gives numbers of dead threads to new ones; what one did, the other did not."""
+    monkeypatch.setattr(threading, "get_ident", lambda: 7)  # as if each got the number anew
+    shared = Shared()
+    for work in (shared.write, shared.read):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert [report.kind for report in shared.checker.reports] == ["RAW"]
+
+
 def test_default_checker_has_no_observer() -> None:
     """It has one clock for the host, and nothing to be told."""
     with pytest.raises(ValueError, match="strict=True"):
