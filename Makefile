@@ -18,7 +18,7 @@ help:
 	@echo "make demo      generate text through the overlap scheduler, then without overlap"
 	@echo "make test      run the tests"
 	@echo "make coverage  run the tests and require 90 % branch coverage"
-	@echo "make faults    strike and cancel by seed: 200 seeds a cell, every await point"
+	@echo "make faults    strike and cancel by seed: 200 faults a cell, every await point"
 	@echo "make check     format, lint, types, import contracts"
 	@echo "make format    apply the formatter and the safe fixes of the linter"
 	@echo "make bench     wake latency of the bridge, then the loop against its rivals"
