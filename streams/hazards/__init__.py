@@ -7,6 +7,7 @@ shadow.py       who used which bytes last
 byte_ranges.py  which bytes a tensor covers
 access.py       ``Access``: rows of a buffer, by name
 report.py       ``Report``, ``HazardError``
+findings.py     reports, counted
 audit.py        ``AccessAudit``: declared accesses against what torch does, on the CPU device
 site.py         the user's line
 """

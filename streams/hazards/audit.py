@@ -103,7 +103,7 @@ class _Audited:
                     later=self._parties[is_write],
                     message=f"{operator} {verb} it, and {verb[:-1] + 's='} does not say so",
                 )
-                checker.add(self._device, report)
+                checker.add(self._device, report, tensor)
 
 
 class _Declared:

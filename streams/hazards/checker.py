@@ -9,6 +9,7 @@ from torch import Tensor
 
 from streams.current import work_tag
 from streams.hazards.access import Access
+from streams.hazards.findings import Findings
 from streams.hazards.order import Actor, Clock, HostActor, Order, StreamActor
 from streams.hazards.report import HOST, HazardError, Party, Report
 from streams.hazards.shadow import Memory, Use, is_dense
@@ -34,8 +35,7 @@ class HazardChecker(DeviceMonitor):
     writes=)``; the buffers of this library declare theirs), and only runs that took place::
 
         checker = HazardChecker()
-        with checker.watch(device):
-            ...
+        with checker.watch(device): ...
         checker.raise_if_any()
 
     Args:
@@ -46,7 +46,8 @@ class HazardChecker(DeviceMonitor):
         on_report: called with each new report.
 
     Attributes:
-        reports: one per kind, memory, stages and lines; ``count`` says how often.
+        reports: one per kind, memory, stages and lines; ``count`` says how often. Of tensors
+            that are used at the same lines in one step the first eight are told apart.
         num_accesses: accesses that were checked, rows counted singly.
         memory: what accesses have named so far; its length is the number of storages.
     """
@@ -55,16 +56,15 @@ class HazardChecker(DeviceMonitor):
         self, *, strict: bool = False, on_report: Callable[[Report], object] | None = None
     ) -> None:
         self.strict = strict
-        self.reports: list[Report] = []
+        self._findings = Findings(on_report)
+        self.reports = self._findings.reports
         self.num_accesses = 0
-        self._on_report = on_report
         self._order = Order()
         self._hosts = TaskHosts(self._order.ids) if strict else None
         self._host = HostActor(next(self._order.ids), "host")
         # Each launch comes after what the only host has seen. In strict mode there is no such
         # clock: a thread that begins later comes after nothing.
         self.memory = Memory(floor=None if strict else self._host.clock)
-        self._places: dict[Any, int] = {}  # of reports, by what makes them one
         # Guards all of the above: an event may be observed on any thread.
         self._lock = threading.RLock()
 
@@ -91,12 +91,12 @@ class HazardChecker(DeviceMonitor):
             raise ValueError("only HazardChecker(strict=True) has use for an observer of the loop")
         return self._hosts
 
-    def add(self, device: "Device", report: Report) -> None:
+    def add(self, device: "Device", report: Report, about: Tensor | None = None) -> None:
         """Add a finding of another checker, unless it is known; it is counted then."""
         with self._lock:
             party = report.later
             of = (party.stage and party.stage.stage, *party[1:3], party.site) if party else None
-            self._add(device, report, (report.kind, report.memory, report.message, of))
+            self._add(device, report, (report.kind, report.memory, report.message, of), about)
 
     def register(self, *tensors: Tensor) -> None:
         """Know memory that no access has named yet."""
@@ -209,11 +209,12 @@ class HazardChecker(DeviceMonitor):
             wrote = Use(
                 stream, event.number, True, False, launch.label, event.number, event.tag, None
             )
-            self._conflict(f"the value of {launch.label}", (), read, wrote, device)
+            self._conflict(f"the value of {launch.label}", (), read, wrote, device, None)
 
     def _check(self, memory: object, use: Use, clock: Clock, device: "Device") -> None:
         if not isinstance(memory, Access) and not is_dense(memory):
-            self.on_misuse(device, "undeclared", f"{use.label} declares {memory!r}; {_KNOWN}")
+            message = f"{use.label} declares {_described(memory)}; {_KNOWN}"
+            self.on_misuse(device, "undeclared", message)
             return
         found: dict[Use, list[int | None]] = {}
         for cell, row in self.memory.pieces(memory):
@@ -222,12 +223,18 @@ class HazardChecker(DeviceMonitor):
                 found.setdefault(other, []).append(row)
         for other, rows in found.items():
             named = tuple(sorted({row for row in rows if row is not None}))
-            self._conflict(self.memory.name(memory), named, use, other, device)
+            self._conflict(self.memory.name(memory), named, use, other, device, memory)
 
     # Reports --------------------------------------------------------------
 
     def _conflict(
-        self, memory: str, rows: tuple[int, ...], later: Use, earlier: Use, device: "Device"
+        self,
+        memory: str,
+        rows: tuple[int, ...],
+        later: Use,
+        earlier: Use,
+        device: "Device",
+        about: Tensor | Access | None,
     ) -> None:
         report = Report(
             _kind(later, earlier),
@@ -237,25 +244,30 @@ class HazardChecker(DeviceMonitor):
             _party(earlier),
             _missing(earlier, later.actor),
         )
-        self._add(device, report, (report.kind, memory, _place(later), _place(earlier)))
+        same = (report.kind, memory, _place(later), _place(earlier))
+        self._add(device, report, same, about)
 
-    def _add(self, device: "Device", report: Report, same: object) -> None:
-        at = self._places.get(same)
-        if at is not None:
-            former = self.reports[at]
-            self.reports[at] = replace(former, count=former.count + 1)
-            return
-        report = replace(report, seed=getattr(device, "seed", None))
-        self._places[same] = len(self.reports)
-        self.reports.append(report)
-        if self._on_report is not None:
-            self._on_report(report)
+    def _add(
+        self, device: "Device", report: Report, same: object, about: Tensor | Access | None
+    ) -> None:
+        number = None if about is None else self.memory.number(about)
+        seed, name = getattr(device, "seed", None), self._order.name_device(device)
+        report = replace(report, seed=seed, device=name)
+        self._findings.add(report, same, number)
 
     def _current_host(self) -> HostActor:
         return self._host if self._hosts is None else self._hosts.current()
 
 
 _KNOWN = "give dense tensors, or Access(buffer, field, rows, memory), in reads= and writes="
+
+
+def _described(memory: object) -> str:
+    """Say what something is, without its values: to read these could wait for the device."""
+    if isinstance(memory, Tensor):
+        words = f"a {memory.layout} tensor {tuple(memory.shape)} {memory.dtype}"
+        return words.replace("torch.", "")
+    return f"a {type(memory).__name__}"
 
 
 def _kind(later: Use, earlier: Use) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from streams.event import Event
 
 if TYPE_CHECKING:
+    from streams.device import Device
     from streams.stream import Stream
 
 __all__ = ["Actor", "Clock", "HostActor", "Order", "StreamActor", "join"]
@@ -107,6 +108,14 @@ class Order:
             self._forget_closed()
             actor = self._streams[stream] = StreamActor(next(self.ids), stream.name)
         return actor
+
+    def name_device(self, device: "Device") -> str:
+        """Name a device where streams of several are known; else return nothing."""
+        known = list(dict.fromkeys((*(stream.device for stream in self._streams), device)))
+        if len(known) == 1:
+            return ""
+        alike = [other for other in known if other.name == device.name]
+        return device.name if len(alike) == 1 else f"{device.name} ({alike.index(device) + 1})"
 
     def launch(self, event: Event, host: HostActor) -> StreamActor:
         """Host -> stream: the launch that ends with ``event`` comes after what the host did."""

@@ -63,6 +63,8 @@ class Report:
         message: what a misuse is about, for kinds without two accesses.
         seed: replays the run on a simulated device.
         count: how often it was found.
+        device: names the device, where the checker has seen several; of two with one name,
+            which.
     """
 
     kind: str
@@ -74,6 +76,7 @@ class Report:
     message: str = ""
     seed: int | None = None
     count: int = 1
+    device: str = ""
 
     def __str__(self) -> str:
         return "; ".join(self._parts())
@@ -92,6 +95,8 @@ class Report:
         yield f"{self.kind}{on}: {', '.join(filter(None, (parties, self.message)))}"
         if self.missing:
             yield f"missing: {self.missing}"
+        if self.device:
+            yield f"device {self.device}"
         if self.count > 1:
             yield f"{self.count} times"
         if self.seed is not None:

@@ -7,6 +7,7 @@ after: those have raced already, and whatever races with them later is told the 
 """
 
 from bisect import bisect_left, insort
+from itertools import count
 from typing import NamedTuple, TypeGuard
 
 import torch
@@ -115,6 +116,7 @@ class Memory:
     def __init__(self, floor: Clock | None = None) -> None:
         self._floor = floor
         self._storages: dict[int, _Storage] = {}
+        self._numbers = count()
         self._num_until_sweep = _SWEEP_EVERY
 
     def __len__(self) -> int:
@@ -138,6 +140,10 @@ class Memory:
         dtype = str(memory.dtype).removeprefix("torch.")
         return f"{f'part of {buffer}: ' if buffer else ''}tensor ({shape}) {dtype}"
 
+    def number(self, memory: Tensor | Access) -> int:
+        """Return the number of a storage; no two of this object ever have the same."""
+        return self._storage(memory.memory if isinstance(memory, Access) else memory).number
+
     def known(self, tensor: Tensor) -> bool:
         """Whether an access has named this tensor's storage."""
         return tensor.untyped_storage()._cdata in self._storages
@@ -158,7 +164,8 @@ class Memory:
         storage = self._storages.get(untyped._cdata)
         if storage is None:
             self._sweep()
-            storage = _Storage(StorageWeakRef(untyped))  # type: ignore[no-untyped-call]  # torch's
+            ref = StorageWeakRef(untyped)  # type: ignore[no-untyped-call]  # torch's
+            storage = _Storage(ref, next(self._numbers))
             self._storages[untyped._cdata] = storage
         return storage
 
@@ -173,10 +180,11 @@ class Memory:
 class _Storage:
     """The cells of one storage."""
 
-    __slots__ = ("_cells", "_longest", "_max_cells", "_ranges", "_rows", "name", "ref")
+    __slots__ = ("_cells", "_longest", "_max_cells", "_ranges", "_rows", "name", "number", "ref")
 
-    def __init__(self, ref: StorageWeakRef) -> None:
+    def __init__(self, ref: StorageWeakRef, number: int) -> None:
         self.ref = ref
+        self.number = number
         self.name = ""
         self._cells: dict[Range, Cell] = {}
         self._ranges: list[Range] = []  # sorted

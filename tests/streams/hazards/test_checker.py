@@ -103,6 +103,40 @@ def test_same_race_in_each_step_is_one_report_with_a_count(lazy: LazyDevice) -> 
     assert "5 times" in str(checker.reports[0])
 
 
+def test_equal_tensors_at_the_same_lines_get_a_report_each(lazy: LazyDevice) -> None:
+    """Two tensors of one shape in a step are two findings; the next step's are the same two."""
+    checker, a, b = HazardChecker(), lazy.stream("a"), lazy.stream("b")
+    with checker.watch(lazy):
+        for step in range(5):
+            for cell in torch.zeros(2), torch.zeros(2):
+                launch(a, step, "forward", writes=cell)
+                launch(b, step, "copy", reads=cell)
+    assert [report.count for report in checker.reports] == [5, 5]
+
+
+def test_reports_of_very_many_tensors_are_bounded(lazy: LazyDevice) -> None:
+    """Also outside of any step."""
+    checker, a, b = HazardChecker(), lazy.stream("a"), lazy.stream("b")
+    with checker.watch(lazy):
+        for _ in range(100):
+            cell = torch.zeros(2)
+            a.launch(touch, writes=[cell])
+            b.launch(touch, reads=[cell])
+    assert [report.count for report in checker.reports] == [1] * 7 + [93]
+
+
+def test_report_names_the_device_among_several() -> None:
+    """Streams of two devices have the same names."""
+    first, second, checker = LazyDevice(), LazyDevice(), HazardChecker()
+    with checker.watch(first), checker.watch(second):
+        for device in first, second:
+            cell = torch.zeros(2)
+            launch(device.stream("a"), 1, "forward", writes=cell)
+            launch(device.stream("b"), 1, "copy", reads=cell)
+    assert [report.device for report in checker.reports] == ["", f"{second.name} (2)"]
+    assert f"; device {second.name} (2)" in str(checker.reports[1])
+
+
 def test_raise_if_any_raises_all_reports(lazy: LazyDevice) -> None:
     """The error lists every report; without reports nothing is raised."""
     cell, checker = torch.zeros(2), HazardChecker()
@@ -293,6 +327,17 @@ def test_what_is_no_memory_is_reported(lazy: LazyDevice, memory: object) -> None
     (report,) = checker.reports
     assert report.message.startswith("touch declares ")
     assert report.message.endswith("in reads= and writes=")
+
+
+def test_sparse_tensors_are_described_without_their_values(lazy: LazyDevice) -> None:
+    """To show values waits for a GPU, and would make each launch another finding."""
+    checker, stream = HazardChecker(), lazy.stream("a")
+    with checker.watch(lazy):
+        for step in range(3):
+            launch(stream, step, "forward", writes=(torch.eye(2) * step).to_sparse())
+    (report,) = checker.reports
+    assert report.count == 3
+    assert "declares a sparse_coo tensor (2, 2) float32" in report.message
 
 
 # The host ---------------------------------------------------------------------
