@@ -65,7 +65,7 @@ bench: $(INSTALLED)
 
 # Not all of -m soak: those that explore schedules in virtual time.
 explore: $(INSTALLED)
-	$(BIN)/python -m pytest -m "slow or soak" tests/hazards $(ARGS)
+	$(PYTEST) -m "slow or soak" tests/hazards tests/streams/hazards $(ARGS)
 
 gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu $(ARGS)
