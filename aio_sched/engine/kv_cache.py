@@ -52,16 +52,15 @@ class KVCache:
         # Zeros, not empty: a masked position still meets a weight of 0, and 0 * NaN is NaN.
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self._by_slot = self.keys.transpose(0, 1), self.values.transpose(0, 1)
 
     def __repr__(self) -> str:
         return f"<KVCache slots={self.num_slots} max_len={self.max_len} device={self.keys.device}>"
 
     def accesses(self, rows: tuple[int, ...]) -> tuple[Access, Access]:
         """Name some rows, ascending, in all layers, as a launch declares them."""
-        return (
-            Access("cache", "keys", rows, self.keys.transpose(0, 1)),
-            Access("cache", "values", rows, self.values.transpose(0, 1)),
-        )
+        keys, values = self._by_slot
+        return Access("cache", "keys", rows, keys), Access("cache", "values", rows, values)
 
     def write(
         self, layer: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor

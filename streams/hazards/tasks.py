@@ -157,8 +157,9 @@ def handoff(obj: object) -> None:
     cannot be referred to weakly (tuples, lists, numbers) a checker keeps the latest 256 alive,
     and forgets who called with an older one.
     """
-    for hosts in tuple(_strict):
-        hosts.handoff(obj)
+    if _strict:  # the loop hands over some ten times a step, and iterating costs ten times this
+        for hosts in tuple(_strict):
+            hosts.handoff(obj)
 
 
 _strict: "weakref.WeakSet[TaskHosts]" = weakref.WeakSet()
