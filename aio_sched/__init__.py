@@ -1,9 +1,10 @@
 """aio-sched: keep an accelerator busy from inside an asyncio service.
 
 The loop     loop.py (overlapped, sequential), turn.py, lifecycle.py, barrier.py
-What you write   stages.py: ``Pipeline``, ``Step``
+What you write   stages.py: ``Pipeline``; step.py: ``Step``, which its stages are given
 What you see     monitor.py, trace/, metrics/, loop_lag.py
 On top       engine/ (continuous batching of a language model), cli.py, bench/
+To prove it  testing/: virtual time, schedules by seed; the checker is ``streams.hazards``
 
 Device streams are in ``streams``, memory that crosses steps in ``buffers``; import
 everything from here.
