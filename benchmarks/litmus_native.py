@@ -18,13 +18,14 @@ from streams.errors import StreamAliasError
 from streams.stream import Stream
 from tests.streams.conformance.work import copy_of, nothing
 
-__all__ = ["CASES"]
+__all__ = ["CASES", "QUERY_IN_CAPTURE"]
 
 _MOST_QUERY_US = 20.0  # ten times what most profiles of the simulated device charge
 _BLOCKED_S = 0.5
 _BLOCK_SIZE = 1 << 20
 
-_QUERY_IN_CAPTURE = """
+#: A program that polls while a capture is open, and prints whether that has broken it.
+QUERY_IN_CAPTURE = """
 import torch
 event, stream, cell = torch.cuda.Event(), torch.cuda.Stream(), torch.zeros(1, device="cuda")
 event.record(stream)
@@ -116,7 +117,7 @@ def native_handles(lab: Lab) -> Finding:
 def poll_in_capture(lab: Lab) -> Finding:
     """Let torch query an event during a capture, and this library not."""
     ran = subprocess.run(
-        [sys.executable, "-c", _QUERY_IN_CAPTURE],
+        [sys.executable, "-c", QUERY_IN_CAPTURE],
         capture_output=True,
         text=True,
         timeout=110,

@@ -7,25 +7,13 @@ import threading
 import pytest
 import torch
 
+from benchmarks.litmus_native import QUERY_IN_CAPTURE
 from streams.current import use_stream
 from streams.device import Device
 from tests.device_fixtures import Cells, HoldFactory
 from tests.streams.conformance.work import append
 
 pytestmark = pytest.mark.gpu
-
-_QUERY = """
-import torch
-event, stream, cell = torch.cuda.Event(), torch.cuda.Stream(), torch.zeros(1, device="cuda")
-event.record(stream)
-torch.cuda.synchronize()
-try:
-    with torch.cuda.graph(torch.cuda.CUDAGraph()):
-        cell.add_(1)
-        event.query()
-except RuntimeError as error:
-    print("broken" if "captur" in str(error) else error)
-"""
 
 
 @pytest.mark.parametrize("mode", ["global", "thread_local"])
@@ -68,6 +56,10 @@ async def test_capture_succeeds_while_others_poll(
 def test_query_breaks_a_capture() -> None:
     """The reason: torch's own query of an event makes an open capture fail."""
     done = subprocess.run(
-        [sys.executable, "-c", _QUERY], capture_output=True, text=True, timeout=110, check=False
+        [sys.executable, "-c", QUERY_IN_CAPTURE],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
     )
     assert done.stdout == "broken\n", done.stderr
