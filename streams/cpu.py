@@ -87,7 +87,7 @@ class CpuStream(Stream):
         if self._worker is not threading.current_thread():
             self._worker.join()
         self._retire(self._issued)
-        self._report_unseen_failures()
+        self._failures.report_unseen()
 
     def renew_lock(self) -> None:
         """In a forked child: forget that the worker may have held the lock."""

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from streams.current import work_tag
 from streams.errors import DeviceClosedError, LaunchAbortedError, NotIssuerError
 from streams.event import Event
-from streams.failure import Failure, drop_locals
+from streams.failure import Failure, Failures, drop_locals
 from streams.guard import check_blocking
 from streams.launch import Launch, Operation, launches_in
-from streams.log import get_logger
 from streams.monitor import Span, told
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Stream"]
 
 T = TypeVar("T")
-log = get_logger("streams")
 
 
 class Stream(ABC):
@@ -64,7 +62,7 @@ class Stream(ABC):
         # What the next operation waits for: by stream, the latest event covers earlier ones.
         self._gates: dict[Stream, Event] = {}
         self._in_flight: deque[Operation] = deque()
-        self._failures: deque[Failure] = deque()
+        self._failures = Failures(name)
         self.is_closed = False
 
     def __repr__(self) -> str:
@@ -246,9 +244,7 @@ class Stream(ABC):
 
     def raise_failure(self, since: int, upto: int) -> None:
         """Raise what the first failed launch in ``(since, upto]`` raised, if any."""
-        for failure in tuple(self._failures):
-            if since < failure.number <= upto:
-                failure.raise_again()
+        self._failures.raise_first(since, upto)
 
     # For devices ----------------------------------------------------------
 
@@ -371,22 +367,7 @@ class Stream(ABC):
     ) -> None:
         failure = Failure(operation.number, str(operation), error, lines)
         operation.launch.set_failure(failure)
-        self._failures.append(failure)
-        while len(self._failures) > 256:
-            self._report(self._failures.popleft())
-
-    def _report(self, failure: Failure) -> None:
-        if not failure.was_seen:
-            log.error(
-                "launch_failed_unseen",
-                stream=self.name,
-                launch=failure.label,
-                error=repr(failure.error),
-            )
-
-    def _report_unseen_failures(self) -> None:
-        while self._failures:
-            self._report(self._failures.popleft())
+        self._failures.keep(failure)
 
     def _report_span(self, operation: Operation, start_s: float, end_s: float) -> None:
         """Add a finished launch to ``busy_s``, and tell the monitors."""

@@ -300,7 +300,7 @@ class AcceleratorStream(Stream):
             self._retire(self._issued)
             self.device.changed.notify_all()
         self.device.native.give_back(self.native)
-        self._report_unseen_failures()
+        self._failures.report_unseen()
 
     def _start_clock(self) -> DeviceClock:
         anchor = self.device.native.new_event()
