@@ -197,4 +197,5 @@ async def squares_all_there(trial: Trial) -> Any:
         return await asyncio.gather(*asking)
 
 
+# What further parts of the library ship is in ``shipped/``, a module for each.
 SHIPPED: tuple[Scenario, ...] = (squares, images, embeddings, engine, engine_with_aborts)

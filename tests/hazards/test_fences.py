@@ -14,7 +14,8 @@ from aio_sched.testing import Outcome, run_once
 from aio_sched.testing.schedule import draw_schedule
 from streams.simulated import PROFILES
 from tests.hazards.blinding import blinded
-from tests.hazards.fences.registry import FENCES, Fence
+from tests.hazards.fences.entry import Fence
+from tests.hazards.fences.registry import FENCES
 from tests.hazards.fences.source import PACKAGES, ROOT, Place, fences, waits
 
 SCHEDULES = [draw_schedule(seed, "random") for seed in range(20)]
