@@ -1,9 +1,9 @@
 """Continuous batching of a language model, on top of the loop.
 
-engine.py      ``Engine``: prompts in, token streams out
+engine.py      ``Engine``, over the built-in model; text_engine.py: the front of every engine
 requests.py    ``Request``, ``SamplingParams``, ``FinishReason``
 admission.py   which requests make the next step (pure)
-pipeline.py    the three stages
+pipeline.py    the three stages; request_pipeline.py: what every pipeline of requests shares
 model.py       the built-in byte-level transformer; weights.py loads it
 kv_cache.py    its keys and values, by slot
 sampling.py    greedy and seeded sampling on the device

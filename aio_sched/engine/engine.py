@@ -1,31 +1,18 @@
-"""The engine: prompts in, token streams out, any number at a time."""
+"""The engine: continuous batching over the built-in language model."""
 
-import itertools
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from types import TracebackType
-from typing import Self, Unpack
+from typing import Unpack
 
 from aio_sched.config import SchedulerOptions
 from aio_sched.engine.admission import Limits
-from aio_sched.engine.errors import (
-    EngineBusyError,
-    PromptError,
-    RequestAbortedError,
-    RequestBusyError,
-    RequestFailedError,
-)
 from aio_sched.engine.model import ByteTransformer
 from aio_sched.engine.pipeline import GenerationPipeline
-from aio_sched.engine.requests import FinishReason, Request, SamplingParams
-from aio_sched.lifecycle import Scheduler
-from aio_sched.loop import OverlapScheduler, SequentialScheduler
+from aio_sched.engine.text_engine import TextEngine
 from streams.device import Device
 
 __all__ = ["Engine"]
 
 
-class Engine:
+class Engine(TextEngine[GenerationPipeline]):
     """Continues prompts with a language model, in continuous batches.
 
     Requests join and leave the batch between steps. Use it in ``async with``; leaving
@@ -60,141 +47,6 @@ class Engine:
         overlap: bool = True,
         **options: Unpack[SchedulerOptions],
     ) -> None:
-        if max_waiting < 0:
-            raise ValueError(f"max_waiting={max_waiting} is negative; 0 lets no request wait")
-        self.max_waiting = max_waiting
         limits = Limits(max_running, prefill_rows, chunk)
-        self.pipeline = GenerationPipeline(model, device, limits, depth=options.get("depth", 2))
-        kind = OverlapScheduler if overlap else SequentialScheduler
-        self.scheduler: Scheduler = kind(self.pipeline, device, **options)
-        self._ids = itertools.count()
-
-    async def __aenter__(self) -> Self:
-        await self.scheduler.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.scheduler.__aexit__(exc_type, exc, traceback)
-
-    def submit(self, prompt: str | bytes, params: SamplingParams | None = None) -> Request:
-        """Queue a prompt; read its tokens with ``stream``.
-
-        A request that nobody reads runs to its end all the same.
-
-        Raises:
-            TypeError: the prompt is neither text nor bytes.
-            PromptError: empty, or too long for the model's context, or with byte 0.
-            EngineBusyError: ``max_waiting`` requests wait already.
-            SchedulerClosedError: the engine does not run.
-        """
-        params = SamplingParams() if params is None else params
-        encoded = _encode(prompt)
-        _check_prompt(encoded, params, self.pipeline.max_len)
-        self.scheduler.wake()
-        if len(self.pipeline.waiting) >= self.max_waiting + self.pipeline.num_free_slots:
-            raise EngineBusyError(
-                f"{self.max_waiting} requests wait already; retry later or raise max_waiting"
-            )
-        request = Request(next(self._ids), encoded, params)
-        self.pipeline.add(request)
-        return request
-
-    async def stream(self, request: Request) -> AsyncGenerator[int, None]:
-        """Give the tokens (bytes) of a submitted request as they come.
-
-        Closing the generator, or cancelling the reader, aborts the request; its slot
-        is free for another as soon as the steps that use it have left the device. A
-        loop that is left with ``break`` closes it when it is garbage; to have it closed
-        at once, use ``contextlib.aclosing``.
-
-        Raises:
-            RequestFailedError: a step of the request failed; chained to the cause.
-            RequestAbortedError: the request was aborted, or the engine stopped, which
-                then is the cause.
-            RequestBusyError: another reader is at it.
-        """
-        if request.is_read:
-            raise RequestBusyError(
-                f"request {request.id} has a reader already; share what that one reads"
-            )
-        request.is_read = True
-        try:
-            while True:
-                while request.unread:
-                    yield request.unread.popleft()
-                if request.finish is not None:
-                    break
-                await request.news.wait()
-        finally:
-            request.is_read = False
-            self.abort(request)
-        _raise_unless_complete(request)
-
-    async def generate(
-        self, prompt: str | bytes, params: SamplingParams | None = None
-    ) -> AsyncGenerator[int, None]:
-        """Submit a prompt and give its tokens; see ``submit`` and ``stream``.
-
-        Submits, and raises what that raises, when the first token is asked for.
-        """
-        async with aclosing(self.stream(self.submit(prompt, params))) as tokens:
-            async for token in tokens:
-                yield token
-
-    async def complete(self, prompt: str | bytes, params: SamplingParams | None = None) -> str:
-        """Submit a prompt and return the whole continuation; see ``submit`` and ``stream``."""
-        tokens = [token async for token in self.generate(prompt, params)]
-        return bytes(tokens).decode(errors="replace")
-
-    def abort(self, request: Request) -> None:
-        """End a request now; one that has ended already stays as it is.
-
-        What was published before can still be read. Its slot is free for another as
-        soon as the steps that use it have left the device.
-        """
-        if request.finish is None:
-            self.pipeline.finish(request, FinishReason.ABORTED)
-
-    async def drained(self) -> None:
-        """Wait until every request has ended and given its slot back, or the engine stopped."""
-        await self.pipeline.is_empty.wait()
-
-
-def _encode(prompt: str | bytes) -> bytes:
-    if not isinstance(prompt, str | bytes):
-        raise TypeError(f"the prompt is a {type(prompt).__name__}; give str or bytes")
-    if isinstance(prompt, bytes):
-        return prompt
-    try:
-        return prompt.encode()
-    except UnicodeEncodeError as error:
-        raise PromptError(f"the prompt is no valid text, correct it: {error}") from error
-
-
-def _check_prompt(prompt: bytes, params: SamplingParams, max_len: int) -> None:
-    if not prompt:
-        raise PromptError("the prompt is empty; give at least one character")
-    if 0 in prompt:
-        raise PromptError("the prompt has a byte 0, which ends a text; remove it")
-    if len(prompt) + params.max_tokens > max_len:
-        raise PromptError(
-            f"the prompt's {len(prompt)} tokens and max_tokens={params.max_tokens} exceed "
-            f"the model's context of {max_len}; shorten the prompt or lower max_tokens"
-        )
-
-
-def _raise_unless_complete(request: Request) -> None:
-    if request.finish is FinishReason.ERROR:
-        raise RequestFailedError(
-            f"request {request.id} failed after {len(request.output)} tokens: {request.error!r}"
-        ) from request.error
-    if request.finish is FinishReason.ABORTED:
-        raise RequestAbortedError(
-            f"request {request.id} was aborted after {len(request.output)} tokens"
-            + (f": {request.error}" if request.error else "")
-        ) from request.error
+        pipeline = GenerationPipeline(model, device, limits, depth=options.get("depth", 2))
+        super().__init__(pipeline, device, max_waiting=max_waiting, overlap=overlap, **options)

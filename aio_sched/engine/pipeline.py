@@ -7,8 +7,6 @@ reaches the next step through the relay, on the device: the host schedules decod
 before it has seen token n, and discards what was sampled past the end of a text.
 """
 
-import asyncio
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,14 +16,14 @@ from torch import Tensor
 from aio_sched.engine.admission import Limits, Plan, plan_step
 from aio_sched.engine.kv_cache import KVCache
 from aio_sched.engine.model import EOS, ByteTransformer
+from aio_sched.engine.request_pipeline import RequestPipeline
 from aio_sched.engine.requests import FinishReason, Request
 from aio_sched.engine.sampling import sample
 from aio_sched.engine.table import StepTable, decode_rows, decode_shape, prefill_rows, prefill_shape
-from aio_sched.errors import SchedulerClosedError, StepAbortedError
-from aio_sched.stages import HostCopy, Pipeline, Step
+from aio_sched.stages import HostCopy, Step
 from buffers.access import Access
 from buffers.relay import RelayBuffer
-from buffers.slots import Slot, SlotAllocator
+from buffers.slots import Slot
 from buffers.staging import StagingRing
 from streams.device import Device
 from streams.launch import Launch
@@ -50,7 +48,7 @@ class Batch:
     table: Launch[Tensor]
 
 
-class GenerationPipeline(Pipeline[Batch, HostCopy]):
+class GenerationPipeline(RequestPipeline[Batch, HostCopy]):
     """Continues the requests given to ``add``.
 
     Args:
@@ -58,12 +56,6 @@ class GenerationPipeline(Pipeline[Batch, HostCopy]):
         device: where the KV cache and the relay are allocated, which blocks.
         limits: sizes of a step; ``max_running`` requests hold a slot at once.
         depth: steps that the scheduler may have in flight.
-
-    Attributes:
-        waiting: requests without a slot, oldest first.
-        running: requests with a slot, oldest first; ended ones too, while a step that
-            uses their slot is on the device.
-        is_empty: set while there is neither, and once the scheduler has stopped.
 
     Raises:
         ValueError: a size below 1, or a model on another device or not of bytes.
@@ -73,15 +65,10 @@ class GenerationPipeline(Pipeline[Batch, HostCopy]):
         self, model: ByteTransformer, device: Device, limits: Limits, *, depth: int = 2
     ) -> None:
         _check(model, device, limits)
-        self.limits = limits
-        self.max_len = model.config.max_len
-        self.waiting: deque[Request] = deque()
-        self.running: list[Request] = []
-        self.is_empty = asyncio.Event()
-        self.is_empty.set()
-        self._model = model
         num_slots = limits.max_running
-        self._slots = SlotAllocator(num_slots)
+        super().__init__(num_slots, model.config.max_len)
+        self.limits = limits
+        self._model = model
         self._cache = KVCache(model.config, num_slots, device=device.torch_device)
         # RAW: steps read the cache's zeros, written on torch's current stream; this waits for it.
         self._relay = RelayBuffer(device, num_slots, {"tokens": torch.int64})
@@ -93,25 +80,6 @@ class GenerationPipeline(Pipeline[Batch, HostCopy]):
             for shape in (decode_shape(limits), prefill_shape(limits))
         )
         self._after_prefill = False
-
-    @property
-    def num_free_slots(self) -> int:
-        """Slots that the next step can give to waiting requests."""
-        return self._slots.num_free
-
-    # For the engine ---------------------------------------------------------
-
-    def add(self, request: Request) -> None:
-        """Queue a request; the caller wakes the scheduler."""
-        self.waiting.append(request)
-        self.is_empty.clear()
-
-    def finish(
-        self, request: Request, reason: FinishReason, error: BaseException | None = None
-    ) -> None:
-        """End a request; its slot is free once no step on the device uses it."""
-        request.end(reason, error)
-        self._let_go(request)
 
     # Stages -----------------------------------------------------------------
 
@@ -146,23 +114,6 @@ class GenerationPipeline(Pipeline[Batch, HostCopy]):
             if is_sampled:
                 request.take(token, EOS)
                 self._let_go(request)
-
-    def failed(self, step: Step, inputs: Batch | None, error: BaseException) -> None:
-        """End the requests of the step with its error."""
-        if inputs is None:  # prepare has ended those whose table it could not upload
-            super().failed(step, inputs, error)
-            return
-        is_stop = isinstance(error, StepAbortedError)
-        reason = FinishReason.ABORTED if is_stop else FinishReason.ERROR
-        self._finish_all(inputs.requests, reason, error)
-
-    def closed(self, error: BaseException | None) -> None:
-        """End what waits and what runs: no step will come."""
-        reason = FinishReason.ABORTED if error is None else FinishReason.ERROR
-        error = error or SchedulerClosedError("the engine stopped before the text was complete")
-        self._finish_all((*self.waiting, *self.running), reason, error)
-        # A device that hangs keeps its slots for ever, but nobody shall wait for that.
-        self.is_empty.set()
 
     # On the device ----------------------------------------------------------
 
@@ -200,12 +151,6 @@ class GenerationPipeline(Pipeline[Batch, HostCopy]):
 
     # Bookkeeping ------------------------------------------------------------
 
-    def _admit(self) -> None:
-        while self.waiting and self._slots.num_free:
-            request = self.waiting.popleft()
-            request.slot = self._slots.take(f"request {request.id}")
-            self.running.append(request)
-
     def _upload(
         self, step: Step, plan: Plan[Request], requests: Sequence[Request]
     ) -> Launch[Tensor]:
@@ -219,36 +164,6 @@ class GenerationPipeline(Pipeline[Batch, HostCopy]):
             # Now, because when ``failed`` is told, later steps have been planned.
             self._finish_all(requests, FinishReason.ERROR, error)
             raise
-
-    def _claim(self, step: Step, requests: Sequence[Request]) -> None:
-        for request in requests:
-            request.num_claims += 1
-        # WAR: a next owner's prefill rewrites KV rows and the relay row that this step uses.
-        step.when_done(lambda: self._unclaim(requests))
-
-    def _unclaim(self, requests: Sequence[Request]) -> None:
-        for request in requests:
-            request.num_claims -= 1
-            self._let_go(request)
-
-    def _finish_all(
-        self, requests: Sequence[Request], reason: FinishReason, error: BaseException
-    ) -> None:
-        for request in requests:
-            self.finish(request, reason, error)
-
-    def _let_go(self, request: Request) -> None:
-        """Free the slot of a request that has ended and that no step uses."""
-        if request.finish is None or request.num_claims:
-            return
-        if request.slot is not None:
-            self._slots.give_back(request.slot)
-            request.slot = None
-            self.running.remove(request)
-        elif request in self.waiting:
-            self.waiting.remove(request)
-        if not self.waiting and not self.running:
-            self.is_empty.set()
 
 
 def _check(model: ByteTransformer, device: Device, limits: Limits) -> None:

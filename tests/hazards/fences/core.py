@@ -107,8 +107,8 @@ FENCES = (
         ),
     ),
     Fence(
-        "aio_sched/engine/pipeline.py",
-        "GenerationPipeline._claim",
+        "aio_sched/engine/request_pipeline.py",
+        "RequestPipeline._claim",
         "WAR: a next owner's prefill rewrites KV rows and the relay row",
         pipelines.engine_with_aborts,
         ("early_return", "relay.tokens"),
