@@ -11,6 +11,7 @@ from streams.current import work_tag
 from streams.hazards.access import Access
 from streams.hazards.findings import Findings
 from streams.hazards.order import Actor, Clock, HostActor, Order, StreamActor
+from streams.hazards.ranks import RankHosts
 from streams.hazards.report import HOST, HazardError, Party, Report
 from streams.hazards.shadow import Memory, Use, is_dense
 from streams.hazards.site import call_site
@@ -60,13 +61,11 @@ class HazardChecker(DeviceMonitor):
         self.reports = self._findings.reports
         self.num_accesses = 0
         self._order = Order()
-        self._hosts = TaskHosts(self._order.ids) if strict else None
-        self._host = HostActor(next(self._order.ids), "host")
-        # Each launch comes after what the only host has seen. In strict mode there is no such
-        # clock: a thread that begins later comes after nothing.
-        self.memory = Memory(floor=None if strict else self._host.clock)
-        # Guards all of the above: an event may be observed on any thread.
+        # Guards all that is here: an event may be observed on any thread.
         self._lock = threading.RLock()
+        ids = self._order.ids
+        self._hosts = TaskHosts(ids) if strict else RankHosts(ids, self._lock)
+        self.memory = Memory(self._hosts.floor)
 
     def __repr__(self) -> str:
         mode = "strict " if self.strict else ""
@@ -87,7 +86,7 @@ class HazardChecker(DeviceMonitor):
         Raises:
             ValueError: the checker is not strict, and has one clock for the host.
         """
-        if self._hosts is None:
+        if not isinstance(self._hosts, TaskHosts):
             raise ValueError("only HazardChecker(strict=True) has use for an observer of the loop")
         return self._hosts
 
@@ -115,7 +114,7 @@ class HazardChecker(DeviceMonitor):
         """Order a launch behind what the host did, and check what it declares."""
         event = operation.launch.event
         with self._lock:
-            stream = self._order.launch(event, self._current_host())
+            stream = self._order.launch(event, self._hosts.current())
             if operation.reads or operation.writes or operation.takes:
                 self._check_launch(operation, stream, event.recorded_on().device)
 
@@ -137,7 +136,7 @@ class HazardChecker(DeviceMonitor):
     def on_observed(self, event: "Event") -> None:
         """Order what the host does from now on behind ``event``."""
         with self._lock:
-            self._order.observe(event, self._current_host())
+            self._order.observe(event, self._hosts.current())
 
     # Accesses -------------------------------------------------------------
 
@@ -147,7 +146,7 @@ class HazardChecker(DeviceMonitor):
         """Check what the host itself reads or writes."""
         with self._lock:
             if isinstance(memory, Launch):
-                host = self._current_host()
+                host = self._hosts.current()
                 read = Use(host, 0, False, False, HOST, 0, work_tag.get(), call_site())
                 self._check_value(memory, read, device)
             else:
@@ -194,7 +193,7 @@ class HazardChecker(DeviceMonitor):
         is_write: bool,
         is_free: bool = False,
     ) -> None:
-        host = self._current_host()
+        host = self._hosts.current()
         count = host.access()
         use = Use(host, count, is_write, is_free, what, 0, work_tag.get(), call_site())
         for access in accesses:
@@ -254,9 +253,6 @@ class HazardChecker(DeviceMonitor):
         seed, name = getattr(device, "seed", None), self._order.name_device(device)
         report = replace(report, seed=seed, device=name)
         self._findings.add(report, same, number)
-
-    def _current_host(self) -> HostActor:
-        return self._host if self._hosts is None else self._hosts.current()
 
 
 _KNOWN = "give dense tensors, or Access(buffer, field, rows, memory), in reads= and writes="

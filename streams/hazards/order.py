@@ -36,7 +36,7 @@ class Actor:
 
     Attributes:
         id: its key in clocks.
-        name: the stream's, the task's, or ``"host"``.
+        name: the stream's, the task's, the rank's, or ``"host"``.
         clock: what its next access comes after, and its own accesses so far.
     """
 
@@ -49,7 +49,7 @@ class Actor:
 
 
 class HostActor(Actor):
-    """The host, or in strict mode one task of it."""
+    """The host, one rank of it, or in strict mode one task."""
 
     __slots__ = ("_count", "_has_accessed")
 
@@ -64,11 +64,19 @@ class HostActor(Actor):
         self.clock[self.id] = self._count
         return self._count
 
-    def release(self) -> Clock:
-        """Return what comes before whatever is begun now; later accesses do not."""
+    def learn(self, clock: Clock) -> None:
+        """Come after ``clock`` from now on."""
+        join(self.clock, clock)
+
+    def close_epoch(self) -> None:
+        """Let the clock, as it is now, not stand for later accesses."""
         if self._has_accessed:
             self._has_accessed = False
             self._count += 1
+
+    def release(self) -> Clock:
+        """Return what comes before whatever is begun now; later accesses do not."""
+        self.close_epoch()
         return dict(self.clock)
 
 
@@ -154,7 +162,7 @@ class Order:
 
     def observe(self, event: Event, host: HostActor) -> None:
         """Event -> host."""
-        join(host.clock, self.clock_of(event))
+        host.learn(self.clock_of(event))
 
     def is_behind(self, event: Event, actor: Actor) -> bool:
         """Whether what ``actor`` does now comes after ``event``."""

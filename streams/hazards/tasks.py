@@ -3,15 +3,13 @@
 import asyncio
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
+from streams.hazards.meetings import Meetings, handoff, tell_handoffs, tell_meetings
 from streams.hazards.order import Clock, HostActor, join
 
 __all__ = ["Observer", "TaskHosts", "Token", "handoff"]
-
-_MAX_KEPT = 256
 
 
 class Token(NamedTuple):
@@ -59,11 +57,10 @@ class TaskHosts:
         self._token: Token | None = None  # of the callback that runs
         self._callback: HostActor | None = None
         self._is_observed = False
-        # What was handed over without waking anybody, by identity; where an object cannot be
-        # referred to weakly it is kept, or another one could take its identity.
-        self._handed: dict[int, tuple[Clock, object]] = {}
-        self._kept: deque[int] = deque()  # the identities of those, oldest first
-        _strict.add(self)
+        self.floor: Clock | None = None  # a thread that begins later comes after nothing
+        self._meetings = Meetings()
+        tell_handoffs(self)
+        tell_meetings(self)
 
     def current(self) -> HostActor:
         """Return the actor of whoever calls."""
@@ -114,9 +111,18 @@ class TaskHosts:
         if self._token is None:
             return  # no loop that this checker is told of is running a callback
         actor = self.current()
-        clock, _ = self._handed.get(id(obj), ({}, None))
-        join(actor.clock, clock)
-        self._handed[id(obj)] = (actor.release(), self._hold(obj))
+        self._meetings.take(obj, actor)
+        self._meetings.bring(obj, actor)
+
+    def arrive(self, meeting: object) -> None:
+        """Bring to a meeting what the caller comes after."""
+        if self._token is not None:
+            self._meetings.bring(meeting, self.current())
+
+    def depart(self, meeting: object) -> None:
+        """Order the caller behind all that was brought to a meeting."""
+        if self._token is not None:
+            self._meetings.take(meeting, self.current())
 
     def _running(self) -> HostActor:
         assert self._token is not None, "the caller has looked"
@@ -134,35 +140,6 @@ class TaskHosts:
         if actor is None:
             actor = self._tasks[task] = HostActor(next(self._ids), f"task {task.get_name()!r}")
         return actor
-
-    def _hold(self, obj: object) -> object:
-        identity = id(obj)
-        if identity in self._handed:
-            return self._handed[identity][1]
-        try:
-            return weakref.ref(obj, lambda _: self._handed.pop(identity, None))
-        except TypeError:
-            self._kept.append(identity)
-            if len(self._kept) > _MAX_KEPT:
-                del self._handed[self._kept.popleft()]
-            return obj
-
-
-def handoff(obj: object) -> None:
-    """Tell strict hazard checkers that ``obj`` passes from one task to another here.
-
-    For a hand-over in which nobody is woken, such as a queue that was not empty: the giver
-    calls it with the object before he gives it away, the taker when he has it. It orders all
-    who call it with the same object. Without a strict checker it does nothing. Of objects that
-    cannot be referred to weakly (tuples, lists, numbers) a checker keeps the latest 256 alive,
-    and forgets who called with an older one.
-    """
-    if _strict:  # the loop hands over some ten times a step, and iterating costs ten times this
-        for hosts in tuple(_strict):
-            hosts.handoff(obj)
-
-
-_strict: "weakref.WeakSet[TaskHosts]" = weakref.WeakSet()
 
 
 def _task() -> "asyncio.Task[Any] | None":

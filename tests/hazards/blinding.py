@@ -78,6 +78,6 @@ BLINDINGS = {
     "the host's accesses": Blinding(HazardChecker, "on_host_access", _nothing),
     "what is given back": Blinding(HazardChecker, "on_free", _nothing),
     "misuse": Blinding(HazardChecker, "on_misuse", _nothing),
-    "a clock per task": Blinding(HazardChecker, "_current_host", lambda self: self._host),
+    "a clock per task": Blinding(TaskHosts, "current", lambda self: self._outside),
     "hand-overs": Blinding(TaskHosts, "handoff", _nothing),
 }
