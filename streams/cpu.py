@@ -87,7 +87,7 @@ class CpuStream(Stream):
         if self._worker is not threading.current_thread():
             self._worker.join()
         self._retire(self._issued)
-        self._failures.report_unseen()
+        self.failures.report_unseen()
 
     def renew_lock(self) -> None:
         """In a forked child: forget that the worker may have held the lock."""
@@ -125,11 +125,11 @@ class CpuStream(Stream):
             if self._is_dead:
                 return  # this operation never runs, and its waiters are told so
             # Only the gate's stream was closed: what waits for it fails, this stream goes on.
-            self._fail(operation, error)
+            self.failures.fail(operation, error)
             self._finish(operation, start_s, start_s)
             return
         start_s = time.perf_counter()
-        self._execute(operation)
+        self.failures.execute(operation)
         self._finish(operation, start_s, time.perf_counter())
 
     def _finish(self, operation: Operation, start_s: float, end_s: float) -> None:

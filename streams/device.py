@@ -3,11 +3,9 @@
 ``open_device`` is the entry; ``cpu.py``, ``accelerator`` and ``simulated`` implement it.
 """
 
-import enum
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -21,6 +19,7 @@ from streams.errors import (
 )
 from streams.guard import check_blocking
 from streams.monitor import DeviceMonitor
+from streams.platform import Capabilities, Platform
 from streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -30,37 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Capabilities", "Device", "IssueMode", "Platform", "open_device"]
 
 IssueMode = Literal["inline", "thread"]
-
-
-class Platform(enum.Enum):
-    """Whose streams these are; policies choose their defaults by it."""
-
-    CUDA = "cuda"
-    ROCM = "rocm"
-    XPU = "xpu"
-    MPS = "mps"
-    CPU = "cpu"
-    SIM = "sim"
-    OTHER = "other"
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What a device can do beyond streams and events.
-
-    Attributes:
-        private_d2h: copies to the host may run on a stream of their own that
-            inherits no barrier of the schedule stream.
-        pinned_memory: host memory must be page-locked for copies to be
-            asynchronous.
-        graph_capture: work can be captured into a graph and replayed.
-        device_timing: finished launches report how long the device ran them.
-    """
-
-    private_d2h: bool = False
-    pinned_memory: bool = False
-    graph_capture: bool = False
-    device_timing: bool = False
 
 
 class Device(ABC):

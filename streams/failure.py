@@ -1,21 +1,15 @@
-"""What a launch raised: kept for whoever asks, and logged when nobody did."""
+"""What a launch raised, for whoever asks for its value."""
 
 import inspect
 import traceback
-from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NoReturn
 
-from streams.log import get_logger
+__all__ = ["Failure", "drop_locals"]
 
-__all__ = ["Failure", "Failures", "drop_locals"]
-
-log = get_logger("streams")
-
-_MOST_KEPT = 256
 _RESUMABLE = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
@@ -43,44 +37,6 @@ class Failure:
         # Each raise adds the frames that it passes. Without a fresh start they would pile up
         # on the one error, and keep alive what all its former waiters had in hand.
         raise self.error.with_traceback(self.traceback)
-
-
-class Failures:
-    """What launches of one stream raised: the latest, for those who wait for their events.
-
-    Args:
-        stream: its name, for the log.
-    """
-
-    def __init__(self, stream: str) -> None:
-        self._stream = stream
-        self._kept: deque[Failure] = deque()
-
-    def keep(self, failure: Failure) -> None:
-        """Keep a failure; one too many is reported if nobody has seen it, and let go."""
-        self._kept.append(failure)
-        while len(self._kept) > _MOST_KEPT:
-            self._report(self._kept.popleft())
-
-    def raise_first(self, since: int, upto: int) -> None:
-        """Raise what the first failed launch in ``(since, upto]`` raised, if any did."""
-        for failure in tuple(self._kept):
-            if since < failure.number <= upto:
-                failure.raise_again()
-
-    def report_unseen(self) -> None:
-        """Let go of all of them; log those that nobody has seen."""
-        while self._kept:
-            self._report(self._kept.popleft())
-
-    def _report(self, failure: Failure) -> None:
-        if not failure.was_seen:
-            log.error(
-                "launch_failed_unseen",
-                stream=self._stream,
-                launch=failure.label,
-                error=repr(failure.error),
-            )
 
 
 def drop_locals(error: BaseException) -> None:

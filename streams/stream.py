@@ -9,13 +9,13 @@ from abc import ABC, abstractmethod
 from asyncio import current_task
 from collections import deque
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from streams.current import work_tag
-from streams.errors import DeviceClosedError, LaunchAbortedError, NotIssuerError
+from streams.errors import DeviceClosedError, NotIssuerError
 from streams.event import Event
-from streams.failure import Failure, Failures, drop_locals
+from streams.failures import Failures
+from streams.gates import Gates
 from streams.guard import check_blocking
 from streams.launch import Launch, Operation, launches_in
 from streams.monitor import Span, told
@@ -43,6 +43,7 @@ class Stream(ABC):
         priority: 0 is normal; negative is more urgent, where the device can.
         completed: completion counter, the number of the last finished operation.
         busy_s: seconds that finished launches ran on the device, where known.
+        failures: what its launches raised.
         is_closed: whether the stream was given back.
         issuer: in strict mode the one task that may enqueue here.
     """
@@ -59,10 +60,9 @@ class Stream(ABC):
         self.issuer: asyncio.Task[Any] | None = None
         self._issued = 0
         self._last_record = 0
-        # What the next operation waits for: by stream, the latest event covers earlier ones.
-        self._gates: dict[Stream, Event] = {}
+        self._gates = Gates(self)
         self._in_flight: deque[Operation] = deque()
-        self._failures = Failures(name)
+        self.failures = Failures(name)
         self.is_closed = False
 
     def __repr__(self) -> str:
@@ -143,7 +143,7 @@ class Stream(ABC):
             )
         for monitor in self.device.monitors:
             monitor.on_wait(self, event)
-        self._add_gate(event)
+        self._gates.add(event)
 
     def wait_stream(self, other: "Stream") -> None:
         """Let work put here from now on run after all work put on ``other`` so far."""
@@ -155,8 +155,7 @@ class Stream(ABC):
         self.wait_event(other._event("wait_stream", since=other._issued))
         # What other has yet to wait for is waited for here. As an operation on other it would
         # cost one more: a record on an accelerator, waking one more thread on the CPU device.
-        for gate in other._gates.values():
-            self._add_gate(gate)
+        self._gates.add_all(other._gates)
 
     # Waiting --------------------------------------------------------------
 
@@ -244,7 +243,7 @@ class Stream(ABC):
 
     def raise_failure(self, since: int, upto: int) -> None:
         """Raise what the first failed launch in ``(since, upto]`` raised, if any."""
-        self._failures.raise_first(since, upto)
+        self.failures.raise_first(since, upto)
 
     # For devices ----------------------------------------------------------
 
@@ -283,14 +282,6 @@ class Stream(ABC):
     def _exit_native(self, former: Any) -> None:
         """Restore what ``_enter_native`` returned."""
 
-    def _add_gate(self, event: Event) -> None:
-        other = event.recorded_on()
-        if other is self or other.completed >= event.number:
-            return
-        former = self._gates.get(other)
-        if former is None or former.number < event.number:
-            self._gates[other] = event
-
     def _last_waits_for_gates(self) -> bool:
         """Whether the last operation waits for no less than the next one would, if it does."""
         if not self._gates:
@@ -299,8 +290,7 @@ class Stream(ABC):
             last = self._in_flight[-1]
         except IndexError:  # another thread may have seen the last one off just now
             return False
-        waits_for = {gate.stream: gate.number for gate in last.gates}
-        return all(waits_for.get(other, 0) >= gate.number for other, gate in self._gates.items())
+        return self._gates.are_those_of(last)
 
     def _wait_for(self, launches: tuple[Launch[Any], ...]) -> None:
         for launch in launches:
@@ -322,7 +312,7 @@ class Stream(ABC):
         tag = work_tag.get()
         event = Event(label, stream=self, number=number, since=number - 1, tag=tag)
         launch: Launch[Any] = Launch(event, label)
-        gates, self._gates = tuple(self._gates.values()), {}
+        gates = self._gates.take()
         return Operation(
             number, label, tag, fn, args, kwargs or {}, gates, launch, reads, writes, takes
         )
@@ -334,40 +324,6 @@ class Stream(ABC):
                 monitor.on_launch(operation)
         self._issue(operation)
         return operation.launch
-
-    def _execute(self, operation: Operation) -> None:
-        """Call an operation's function, and keep its value or its failure.
-
-        One that takes the value of a failed launch is not called; it fails alike.
-        """
-        if (cause := operation.inherited_failure()) is not None:
-            cause.was_seen = True
-            self._keep_failure(operation, cause.error, cause.traceback)
-            return
-        try:
-            operation.launch.set_value(operation.call())
-        except Exception as error:  # the launch's owner gets it
-            self._fail(operation, error)
-        except BaseException as error:
-            # A cancellation or exit in here is not one of whoever awaits the launch.
-            aborted = LaunchAbortedError(f"{operation} was broken off by {error!r}")
-            aborted.__cause__ = error
-            self._fail(operation, aborted)
-
-    def _fail(self, operation: Operation, error: BaseException) -> None:
-        """Keep what an operation raised; its waiters and dependents get the error."""
-        error.add_note(f"raised by launch {operation} on device stream {self.name!r}")
-        drop_locals(error)
-        # The first frame is the device's own, and holds the operation with its arguments.
-        lines = error.__traceback__.tb_next if error.__traceback__ else None
-        self._keep_failure(operation, error.with_traceback(lines), lines)
-
-    def _keep_failure(
-        self, operation: Operation, error: BaseException, lines: TracebackType | None
-    ) -> None:
-        failure = Failure(operation.number, str(operation), error, lines)
-        operation.launch.set_failure(failure)
-        self._failures.keep(failure)
 
     def _report_span(self, operation: Operation, start_s: float, end_s: float) -> None:
         """Add a finished launch to ``busy_s``, and tell the monitors."""

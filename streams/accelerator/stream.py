@@ -168,7 +168,7 @@ class AcceleratorStream(Stream):
                     issued.start = self.device.spare_event()
                     issued.start.record(self.native)
                 with use_stream(self):
-                    self._execute(operation)
+                    self.failures.execute(operation)
             error = operation.launch.error
             issued.end.record(self.native)
             if error is not None and not self.device.is_capturing:
@@ -195,7 +195,7 @@ class AcceleratorStream(Stream):
                 self.native.wait_event(issued.end)
                 other._let_go(issued)
             elif other.completed < gate.number:  # closed with this still on the issuer's queue
-                self._fail(operation, other._unfinished(gate.number))
+                self.failures.fail(operation, other._unfinished(gate.number))
                 operation.gates = ()  # that one will never be complete
                 return
 
@@ -300,7 +300,7 @@ class AcceleratorStream(Stream):
             self._retire(self._issued)
             self.device.changed.notify_all()
         self.device.native.give_back(self.native)
-        self._failures.report_unseen()
+        self.failures.report_unseen()
 
     def _start_clock(self) -> DeviceClock:
         anchor = self.device.native.new_event()

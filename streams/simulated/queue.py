@@ -92,7 +92,7 @@ class SimQueue:
                 continue
             if stream.is_closed:
                 # What waits for a closed stream fails; this stream goes on.
-                entry.stream._fail(entry.operation, stream._unfinished(gate.number))
+                entry.stream.failures.fail(entry.operation, stream._unfinished(gate.number))
                 break
             if entry.waits_for is not gate:
                 entry.waits_for = gate
@@ -172,10 +172,10 @@ class SimQueue:
             if entry.operation.launch.failure is not None:
                 return  # of a gate
             if (fault := self._device.faults.activate(entry.faults, *raises)) is not None:
-                entry.stream._fail(entry.operation, error_of(fault, entry.operation))
+                entry.stream.failures.fail(entry.operation, error_of(fault, entry.operation))
                 entry.samples.clear()
             else:
-                run_sampled(entry.samples, partial(entry.stream._execute, entry.operation))
+                run_sampled(entry.samples, partial(entry.stream.failures.execute, entry.operation))
 
     def _wake(self, entry: Entry) -> None:
         """Tell who waits, or, by a fault, see to it later."""

@@ -100,7 +100,7 @@ class SimStream(Stream):
         """Device only: wake everybody, and let go of what never ran."""
         self.wake_all()
         self._retire(self._issued)
-        self._failures.report_unseen()
+        self.failures.report_unseen()
 
     @property
     def _is_dead(self) -> bool:
