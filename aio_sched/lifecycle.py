@@ -172,6 +172,18 @@ class Scheduler(ABC):
         self.is_stopping = True
         self.turns.wake()
 
+    def fail(self, error: BaseException) -> None:
+        """Stop because of ``error``, which every step and request gets; does not wait.
+
+        For what makes any further step pointless. Only the first error counts.
+        """
+        if self._fatal is not None:
+            return
+        self._fatal = error
+        self.is_stopping = True
+        log.error("scheduler_failed", error=repr(error))
+        self._close(drain=False)
+
     async def stop(self, *, drain: bool = True) -> None:
         """Stop, and wait until nothing of this scheduler is on the device.
 
@@ -315,12 +327,8 @@ class Scheduler(ABC):
                 error = SchedulerClosedError(f"task {task.get_name()!r} was cancelled from outside")
         else:
             error = task.exception()
-        if error is None or self._fatal is not None:
-            return
-        self._fatal = error
-        self.is_stopping = True
-        log.error("scheduler_failed", error=repr(error), task=task.get_name())
-        self._close(drain=False)
+        if error is not None:
+            self.fail(error)
 
     async def _end(self, ending: Ending, drain: bool) -> None:
         try:

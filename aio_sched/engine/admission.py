@@ -58,6 +58,11 @@ class Plan(NamedTuple, Generic[R]):
     prefill: tuple[Chunk[R], ...] = ()
     decode: tuple[R, ...] = ()
 
+    @property
+    def requests(self) -> tuple[R, ...]:
+        """The requests of the step, by row."""
+        return tuple(chunk.request for chunk in self.prefill) or self.decode
+
 
 def plan_step(running: Sequence[R], limits: Limits, *, after_prefill: bool) -> Plan[R]:
     """Choose the next step from the requests that hold a slot, oldest first.

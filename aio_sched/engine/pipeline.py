@@ -40,12 +40,14 @@ class Batch:
         requests: by row; their slots are claimed until the step has left the device.
         samples: whether the row's sampled token belongs to its request.
         table: the step's ``StepTable`` on the device; every step has its own.
+        overlap: False if the step is to have the device to itself.
     """
 
     requests: tuple[Request, ...]
     samples: tuple[bool, ...]
     is_prefill: bool
     table: Launch[Tensor]
+    overlap: bool = True
 
 
 class GenerationPipeline(RequestPipeline[Batch, HostCopy]):
@@ -86,8 +88,14 @@ class GenerationPipeline(RequestPipeline[Batch, HostCopy]):
     async def prepare(self, step: Step) -> Batch | None:
         """Admit, choose and upload; has no await, so that no choice is left half made."""
         self._admit()
-        plan = plan_step(self.running, self.limits, after_prefill=self._after_prefill)
-        requests = tuple(chunk.request for chunk in plan.prefill) or plan.decode
+        return self._begin(step, self._plan())
+
+    def _plan(self) -> Plan[Request]:
+        return plan_step(self.running, self.limits, after_prefill=self._after_prefill)
+
+    def _begin(self, step: Step, plan: Plan[Request]) -> Batch | None:
+        """Upload a plan and count it as scheduled; None for an empty one."""
+        requests = plan.requests
         if not requests:
             return None
         self._after_prefill = bool(plan.prefill)
@@ -150,6 +158,9 @@ class GenerationPipeline(RequestPipeline[Batch, HostCopy]):
             host_writes(device, access)
 
     # Bookkeeping ------------------------------------------------------------
+
+    def _plan(self) -> Plan[Request]:
+        return plan_step(self.running, self.limits, after_prefill=self._after_prefill)
 
     def _upload(
         self, step: Step, plan: Plan[Request], requests: Sequence[Request]
