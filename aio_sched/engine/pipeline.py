@@ -159,9 +159,6 @@ class GenerationPipeline(RequestPipeline[Batch, HostCopy]):
 
     # Bookkeeping ------------------------------------------------------------
 
-    def _plan(self) -> Plan[Request]:
-        return plan_step(self.running, self.limits, after_prefill=self._after_prefill)
-
     def _upload(
         self, step: Step, plan: Plan[Request], requests: Sequence[Request]
     ) -> Launch[Tensor]:

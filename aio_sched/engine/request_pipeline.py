@@ -96,10 +96,13 @@ class RequestPipeline(Pipeline[Inputs, Output]):
     # Bookkeeping ------------------------------------------------------------
 
     def _admit(self) -> None:
-        while self.waiting and self._slots.num_free:
-            request = self.waiting.popleft()
-            request.slot = self._slots.take(f"request {request.id}")
-            self.running.append(request)
+        while self.waiting and self.num_free_slots:
+            self._take_in(self.waiting.popleft())
+
+    def _take_in(self, request: Request) -> None:
+        """Give a slot to a request that has waited; one is free."""
+        request.slot = self._slots.take(f"request {request.id}")
+        self.running.append(request)
 
     def _claim(self, step: Step, requests: Sequence[Request]) -> None:
         for request in requests:
@@ -119,8 +122,8 @@ class RequestPipeline(Pipeline[Inputs, Output]):
             self.finish(request, reason, error)
 
     def _let_go(self, request: Request) -> None:
-        """Free the slot of a request that has ended and that no step uses."""
-        if request.finish is None or request.num_claims:
+        """Free the slot of a request that has left and that no step uses."""
+        if not self._has_left(request) or request.num_claims:
             return
         if request.slot is not None:
             self._slots.give_back(request.slot)
@@ -128,5 +131,12 @@ class RequestPipeline(Pipeline[Inputs, Output]):
             self.running.remove(request)
         elif request in self.waiting:
             self.waiting.remove(request)
+        self._tell_if_empty()
+
+    def _has_left(self, request: Request) -> bool:
+        """Whether no further step will work on the request here."""
+        return request.finish is not None
+
+    def _tell_if_empty(self) -> None:
         if not self.waiting and not self.running:
             self.is_empty.set()
