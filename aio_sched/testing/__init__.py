@@ -29,6 +29,7 @@ from aio_sched.testing.explore import (
     explore,
 )
 from aio_sched.testing.observers import LoopObserver
+from aio_sched.testing.outcome import Outcome
 from aio_sched.testing.run import virtual_run
 from aio_sched.testing.schedule import CancelKind, Schedule
 from aio_sched.testing.strategies import (
@@ -40,7 +41,7 @@ from aio_sched.testing.strategies import (
     RandomOrder,
     Replay,
 )
-from aio_sched.testing.trial import Outcome, Scenario, Trial, run_once
+from aio_sched.testing.trial import Scenario, Trial, run_once
 from aio_sched.testing.virtual_loop import VirtualLoop
 from streams.clock import VirtualClock
 from streams.simulated import Fault, FaultKind, FaultPlan, SimProfile

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from aio_sched.testing.explore import Exploration, Finding, explore, judge_of
+from aio_sched.testing.outcome import Outcome
 from aio_sched.testing.schedule import (
     CancelKind,
     Schedule,
@@ -23,7 +24,7 @@ from aio_sched.testing.schedule import (
     parse_fault,
     parse_point,
 )
-from aio_sched.testing.trial import Outcome, Scenario, run_once
+from aio_sched.testing.trial import Scenario, run_once
 
 __all__ = ["load_scenario", "quiet", "run_explore"]
 

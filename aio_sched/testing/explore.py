@@ -11,9 +11,10 @@ from typing import Any
 from aio_sched.testing.compare import differs
 from aio_sched.testing.errors import DeadlockError, LivelockError
 from aio_sched.testing.finding import ExplorationError, Finding, name_of
+from aio_sched.testing.outcome import Outcome
 from aio_sched.testing.schedule import STRATEGIES, CancelKind, Schedule, draw_schedule
 from aio_sched.testing.shrink import shrink
-from aio_sched.testing.trial import Outcome, Scenario, run_once
+from aio_sched.testing.trial import Scenario, run_once
 
 __all__ = [
     "Exploration",

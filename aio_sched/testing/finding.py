@@ -6,8 +6,9 @@ from os import PathLike
 from pathlib import Path
 from textwrap import shorten
 
+from aio_sched.testing.outcome import Outcome
 from aio_sched.testing.schedule import Schedule
-from aio_sched.testing.trial import Outcome, Scenario
+from aio_sched.testing.trial import Scenario
 from streams.errors import AioSchedError
 from streams.hazards import Report
 from streams.simulated import SimProfile

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from aio_sched.testing.outcome import Outcome
 from aio_sched.testing.schedule import Schedule
-from aio_sched.testing.trial import Outcome
 
 __all__ = ["shrink"]
 

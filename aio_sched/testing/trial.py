@@ -5,7 +5,7 @@ import inspect
 import random
 import signal
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from typing import Any, Unpack
 
 import anyio
@@ -17,16 +17,16 @@ from aio_sched.monitor import SchedulerMonitor
 from aio_sched.stages import Pipeline
 from aio_sched.testing.await_points import AwaitPoints
 from aio_sched.testing.calls import CallLog
+from aio_sched.testing.outcome import Outcome
 from aio_sched.testing.run import virtual_run
 from aio_sched.testing.schedule import CancelKind, Schedule
-from aio_sched.testing.strategies import Choice
 from aio_sched.trace import TraceRecorder
 from streams.clock import monotonic_ns
 from streams.device import Device, open_device
-from streams.hazards import HazardChecker, Report
+from streams.hazards import HazardChecker
 from streams.simulated import Fault, FaultKind, FaultPlan
 
-__all__ = ["Outcome", "Scenario", "Trial", "run_once"]
+__all__ = ["Scenario", "Trial", "run_once"]
 
 Scenario = Callable[["Trial"], Awaitable[Any]]
 """What is explored: a coroutine function that runs pipelines and returns their results."""
@@ -37,12 +37,17 @@ class Trial:
 
     Attributes:
         device: a simulated device; the trial closes it.
+        devices: all of them; see ``another_device``.
         overlap: False in the run that says what is right: nothing overlaps there.
         dice: random numbers of the scenario's own, the same ones in every run.
     """
 
-    def __init__(self, device: Device, *, overlap: bool, points: AwaitPoints) -> None:
-        self.device = device
+    def __init__(
+        self, open_next: Callable[[int], Device], *, overlap: bool, points: AwaitPoints
+    ) -> None:
+        self._open_next = open_next
+        self.devices: list[Device] = []
+        self.device = self.another_device()
         self.overlap = overlap
         self.dice = random.Random(0)
         self.recorder = TraceRecorder()
@@ -50,19 +55,33 @@ class Trial:
         self._points = points
         self._checks: list[Callable[[], object]] = []
 
+    def another_device(self) -> Device:
+        """Open one more simulated device, for another rank; the trial closes it.
+
+        It shares the clock, the faults, the hazard checker and the profile; the trace is of
+        the first one.
+        """
+        device = self._open_next(len(self.devices))
+        self.devices.append(device)
+        return device
+
     def scheduler(
-        self, pipeline: Pipeline[Any, Any], **options: Unpack[SchedulerOptions]
+        self,
+        pipeline: Pipeline[Any, Any],
+        device: Device | None = None,
+        **options: Unpack[SchedulerOptions],
     ) -> Scheduler:
         """Return the scheduler to run ``pipeline`` with, to be used in ``async with``.
 
         Args:
             pipeline: a fresh one.
+            device: one of ``devices``; the first by default.
             options: the scheduler's.
         """
         self.watch(pipeline)
         kind = OverlapScheduler if self.overlap else SequentialScheduler
         options["monitors"] = (*options.get("monitors", ()), self.recorder, self.failures)
-        return kind(pipeline, self.device, **options)
+        return kind(pipeline, device or self.device, **options)
 
     def watch(self, pipeline: Pipeline[Any, Any]) -> None:
         """Let the await points of a pipeline's stages be among those where a run is cut short.
@@ -103,49 +122,6 @@ class Trial:
             except Exception as error:
                 complaints.append(f"{getattr(check, '__qualname__', check)} raised {error!r}")
         return complaints
-
-
-@dataclass
-class Outcome:
-    """What one run did.
-
-    Attributes:
-        schedule: which run it was, with the choices that were made.
-        result: what the scenario returned.
-        error: what it raised.
-        reports: of the hazard checker.
-        left_behind: tasks, and complaints of checks, after its end.
-        calls: hash of the sequence of device calls.
-        makespan_s: virtual seconds until the scenario ended.
-        num_points: await points that it passed.
-        num_steps: task steps that ran, on a ``VirtualLoop``.
-        num_calls: device calls that it made.
-        failures: of steps that ``Trial.scheduler`` ran: the step, and why.
-        is_cancelled: whether it ended by the cancellation that was to cut it short.
-        recorder: of the trace, for a picture.
-        unfired: faults that never struck.
-        struck_s: when faults struck, in order, in seconds of ``streams.clock``.
-        is_cut: whether the point was reached at which it was to be cut short.
-        choices: which task steps ran in each turn, for a replay.
-    """
-
-    schedule: Schedule
-    choices: tuple[Choice, ...] = ()
-    result: Any = None
-    error: BaseException | None = None
-    reports: list[Report] = field(default_factory=list)
-    left_behind: list[str] = field(default_factory=list)
-    calls: str = ""
-    makespan_s: float = 0.0
-    num_points: int = 0
-    num_steps: int = 0
-    num_calls: int = 0
-    failures: list[tuple[int, BaseException]] = field(default_factory=list)
-    is_cancelled: bool = False
-    recorder: TraceRecorder | None = None
-    unfired: tuple[Fault, ...] = ()
-    struck_s: tuple[tuple[Fault, float], ...] = ()
-    is_cut: bool = False
 
 
 def run_once(
@@ -231,16 +207,19 @@ class _Run:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._report)
         schedule, plan = self._schedule, _TimedPlan(self._schedule.faults)
-        with open_device(
-            "sim", seed=schedule.seed, profile=schedule.profile, faults=plan
-        ) as device:
-            calls = CallLog()
-            device.add_monitor(calls)
-            if self._checker is not None:
-                device.add_monitor(self._checker)
-            points = AwaitPoints(schedule.cancel_at)
-            trial = Trial(device, overlap=schedule.overlap, points=points)
-            device.add_monitor(trial.recorder)
+        calls, points = CallLog(), AwaitPoints(schedule.cancel_at)
+        with ExitStack() as stack:
+
+            def open_next(number: int) -> Device:
+                seed = schedule.seed + number
+                device = open_device("sim", seed=seed, profile=schedule.profile, faults=plan)
+                device.add_monitor(calls)
+                if self._checker is not None:
+                    device.add_monitor(self._checker)
+                return stack.enter_context(device)
+
+            trial = Trial(open_next, overlap=schedule.overlap, points=points)
+            trial.device.add_monitor(trial.recorder)
             try:
                 await self._drive(trial, points)
             finally:

@@ -10,8 +10,9 @@ import uvloop
 
 from aio_sched.errors import SchedulerClosedError
 from aio_sched.testing.await_points import StagePoint
+from aio_sched.testing.outcome import Outcome
 from aio_sched.testing.schedule import CancelKind, Schedule
-from aio_sched.testing.trial import Outcome, run_once
+from aio_sched.testing.trial import run_once
 from streams.simulated import PROFILES
 from tests.faults.ledger import How
 from tests.faults.pipelines import Accounted, Patient, Squares

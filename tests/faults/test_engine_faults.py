@@ -5,8 +5,9 @@ from collections.abc import Hashable, Iterator
 
 import pytest
 
+from aio_sched.testing.outcome import Outcome
 from aio_sched.testing.schedule import Schedule
-from aio_sched.testing.trial import Outcome, run_once
+from aio_sched.testing.trial import run_once
 from streams.errors import DeadlineError
 from streams.simulated import PROFILES, Fault, FaultKind
 from tests.faults.drawing import strike_until

@@ -8,8 +8,9 @@ from functools import partial
 import pytest
 import torch
 
+from aio_sched.testing.outcome import Outcome
 from aio_sched.testing.schedule import Schedule
-from aio_sched.testing.trial import Outcome, run_once
+from aio_sched.testing.trial import run_once
 from streams.errors import DeadlineError, DeviceLostError
 from streams.simulated import PROFILES, Fault, FaultKind
 from tests.faults.drawing import strike_until

@@ -10,8 +10,9 @@ from functools import partial
 import pytest
 import uvloop
 
+from aio_sched.testing.outcome import Outcome
 from aio_sched.testing.schedule import CancelKind, Schedule
-from aio_sched.testing.trial import Outcome, Scenario, run_once
+from aio_sched.testing.trial import Scenario, run_once
 from streams.simulated import PROFILES
 from tests.faults.ledger import How
 from tests.faults.pipelines import Patient, Squares

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from aio_sched.testing.explore import ExplorationError, assert_same_results, explore
+from aio_sched.testing.outcome import Outcome
 from aio_sched.testing.schedule import STRATEGIES, CancelKind, Schedule
-from aio_sched.testing.trial import Outcome, run_once
+from aio_sched.testing.trial import Trial, run_once
 from streams.simulated import Fault, FaultKind
 from tests.aio_sched.testing.scenes import (
     Table,
@@ -242,3 +244,36 @@ def test_cancelled_run_ends_and_leaves_nothing(kind: CancelKind) -> None:
     assert outcome.result is None
     assert outcome.error is None
     assert outcome.left_behind == []
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_second_device_is_checked_with_the_first(is_ordered: bool) -> None:
+    """Ranks have a device each; what crosses from one to the other must be awaited."""
+
+    async def scenario(trial: Trial) -> None:
+        shared = torch.zeros(2)
+        first, second = (
+            device.stream("forward") for device in (trial.device, trial.another_device())
+        )
+        written = first.launch(shared.fill_, 1.0, writes=[shared])
+        if is_ordered:
+            await written.wait()
+        await second.launch(shared.clone, reads=[shared])
+        await first.drained()
+
+    reports = [run_once(scenario, Schedule(seed)).reports for seed in range(6)]
+    found = [[report.kind for report in of_one] for of_one in reports]
+    assert found == [[] if is_ordered else ["RAW"]] * 6
+
+
+async def on_each_device(trial: Trial) -> list[bool]:
+    """Run a pipeline on the first device, and one on a second."""
+    first, second = trial.device, trial.another_device()
+    async with trial.scheduler(Table(first)) as one, trial.scheduler(Table(second), second) as two:
+        return [one.device is first, two.device is second, trial.devices == [first, second]]
+
+
+def test_scheduler_runs_on_the_device_that_is_named() -> None:
+    """By default that is the first one."""
+    outcome = run_once(on_each_device, Schedule(0))
+    assert (outcome.error, outcome.result) == (None, [True] * 3)
