@@ -293,4 +293,5 @@ def _missing(earlier: Use, later: Actor) -> str:
             behind = f"{earlier.label} #{earlier.number}"
             event = f"an event of {earlier.actor.name!r} behind {behind}"
         return f"{event} -> {later.name}{how}"
-    return f"{earlier.actor.name} -> {later.name} (an await, a wake-up or handoff between them)"
+    assert isinstance(earlier.actor, HostActor), "there is no third kind"
+    return f"{earlier.actor.name} -> {later.name} ({earlier.actor.joined_by} between them)"

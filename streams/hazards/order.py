@@ -38,20 +38,27 @@ class Actor:
         id: its key in clocks.
         name: the stream's, the task's, the rank's, or ``"host"``.
         clock: what its next access comes after, and its own accesses so far.
+        passed: what those come after who come after this actor, if that is not all of ``clock``.
     """
 
-    __slots__ = ("clock", "id", "name")
+    __slots__ = ("clock", "id", "name", "passed")
 
     def __init__(self, actor_id: int, name: str) -> None:
         self.id = actor_id
         self.name = name
         self.clock: Clock = {}
+        self.passed: Clock | None = None
 
 
 class HostActor(Actor):
-    """The host, one rank of it, or in strict mode one task."""
+    """The host, one rank of it, or in strict mode one task.
+
+    Attributes:
+        joined_by: in words, what orders another one behind it.
+    """
 
     __slots__ = ("_count", "_has_accessed")
+    joined_by = "an await, a wake-up or handoff"
 
     def __init__(self, actor_id: int, name: str) -> None:
         super().__init__(actor_id, name)

@@ -55,8 +55,8 @@ class _Outside(HostActor):
     But no rank comes after another one for its sake: what it saw of ranks it keeps to itself.
 
     Attributes:
-        known: its clock without what is there for the ranks' sake; what every later access,
-            of any rank, comes after. The same object as ``clock`` as long as there are none.
+        known: its clock without what is there for the ranks' sake. The same object as
+            ``clock`` as long as there are none.
     """
 
     __slots__ = ("known",)
@@ -73,13 +73,20 @@ class _Outside(HostActor):
     def learn(self, clock: Clock) -> None:
         """Come after ``clock``."""
         join(self.known, clock)
-        if self.clock is not self.known:
+        if self.passed is not None:
             join(self.clock, clock)
 
     def part(self) -> None:
         """Keep what ranks did apart from now on."""
-        if self.clock is self.known:
-            self.clock = dict(self.known)
+        if self.passed is None:
+            self.clock, self.passed = dict(self.known), self.known
+
+
+class _Rank(HostActor):
+    """The host as far as it acts for one rank."""
+
+    __slots__ = ()
+    joined_by = "a collective or handoff"
 
 
 class RankHosts:
@@ -93,15 +100,22 @@ class RankHosts:
     def __init__(self, ids: Iterator[int], lock: "threading.RLock") -> None:
         self._ids = ids
         self._lock = lock
-        self._ranks: dict[int, HostActor] = {}
+        self._ranks: dict[int, _Rank] = {}
         self._outside = _Outside(next(ids))
         self._meetings = Meetings()
         tell_meetings(self)
 
-    @property
     def floor(self) -> Clock:
-        """What every later access comes after, whoever makes it; one object for good."""
-        return self._outside.known
+        """Return what every later access comes after, of whichever rank.
+
+        Ranks that begin later are taken for ones that come after it, too.
+        """
+        if not self._ranks:
+            return self._outside.clock
+        known = self._outside.known
+        first, *others = (actor.clock for actor in self._ranks.values())
+        lowest = {a: min([n, *(o.get(a, 0) for o in others)]) for a, n in first.items()}
+        return lowest | {a: max(n, lowest.get(a, 0)) for a, n in known.items()}
 
     def current(self) -> HostActor:
         """Return the actor of whoever calls."""
@@ -135,8 +149,8 @@ class RankHosts:
         with self._lock:
             self._meetings.take(meeting, self.current())
 
-    def _begin(self, rank: int) -> HostActor:
-        actor = self._ranks[rank] = HostActor(next(self._ids), f"rank {rank}")
+    def _begin(self, rank: int) -> _Rank:
+        actor = self._ranks[rank] = _Rank(next(self._ids), f"rank {rank}")
         self._outside.part()
         tell_handoffs(self)
         return actor

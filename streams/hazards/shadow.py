@@ -3,10 +3,12 @@
 A cell is a range of bytes that somebody named; accesses to the same range find it by its
 ends, and cells that overlap know each other. Each keeps the last write and, per actor, the
 last read (as FastTrack does), and also writes and reads that the last write did not come
-after: those have raced already, and whatever races with them later is told the truth.
+after: those have raced already, and whatever races with them later is told the truth. So do
+those that the last write came after, but not for the sake of who comes after it.
 """
 
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple, TypeGuard
 
@@ -65,9 +67,11 @@ class Cell:
         """Note a use at ``clock``; return the earlier ones that it conflicts with unordered."""
         found = self._unordered(use, clock)
         if use.is_write:
+            passed = use.actor.passed
+            kept = found if passed is None else self._unordered(use, passed)
             self.writes.clear()
             self.reads.clear()
-            for other in found:
+            for other in kept:
                 (self.writes if other.is_write else self.reads)[other.actor.id] = other
             self.writes[use.actor.id] = use
         else:
@@ -108,12 +112,12 @@ class Memory:
     weak reference here lives: no later tensor is mistaken for a former one.
 
     Args:
-        floor: the clock that every later access comes after, if there is one: cells of which
-            all uses come before it are forgotten from time to time, for nothing can race with
-            them any more.
+        floor: returns the clock that every later access comes after, if there is one: cells of
+            which all uses come before it are forgotten from time to time, for nothing can race
+            with them any more.
     """
 
-    def __init__(self, floor: Clock | None = None) -> None:
+    def __init__(self, floor: Callable[[], Clock] | None = None) -> None:
         self._floor = floor
         self._storages: dict[int, _Storage] = {}
         self._numbers = count()
@@ -155,8 +159,8 @@ class Memory:
     def _pruned(self, tensor: Tensor) -> "_Storage":
         storage = self._storage(tensor)
         # Before the cells of an access are looked up: none of these may be forgotten.
-        if self._floor is not None:
-            storage.prune(self._floor)
+        if self._floor is not None and storage.is_crowded:
+            storage.prune(self._floor())
         return storage
 
     def _storage(self, tensor: Tensor) -> "_Storage":
@@ -200,6 +204,11 @@ class _Storage:
         """Whether a tensor still refers to the storage."""
         return not self.ref.expired()  # type: ignore[no-untyped-call]  # torch's
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there are many cells."""
+        return len(self._cells) >= self._max_cells
+
     def cell(self, piece: Range) -> Cell:
         """Return the cell of a range; a new one is made known to those that it overlaps."""
         cell = self._cells.get(piece)
@@ -219,12 +228,10 @@ class _Storage:
         return found
 
     def prune(self, floor: Clock) -> None:
-        """Forget cells whose uses all come before ``floor``, once there are many cells.
+        """Forget cells whose uses all come before ``floor``.
 
         Rows stay, as there are only so many of them and they are named again and again.
         """
-        if len(self._cells) < self._max_cells:
-            return
         if len(self._rows) > _MAX_LAYOUTS:
             self._rows.clear()
         rows = self._row_cells()

@@ -57,7 +57,9 @@ class TaskHosts:
         self._token: Token | None = None  # of the callback that runs
         self._callback: HostActor | None = None
         self._is_observed = False
-        self.floor: Clock | None = None  # a thread that begins later comes after nothing
+        self.floor: Callable[[], Clock] | None = (
+            None  # a thread that begins later comes after nothing
+        )
         self._meetings = Meetings()
         tell_handoffs(self)
         tell_meetings(self)

@@ -24,10 +24,13 @@ class Closure:
         self._before: list[frozenset[Node]] = []
         self.touches: list[Touch] = []
 
-    def node(self, *after: frozenset[Node]) -> Node:
-        """Add a node behind all nodes of the given sets, and all before those."""
+    def node(self, *after: frozenset[Node], alone: frozenset[Node] = frozenset()) -> Node:
+        """Add a node behind all nodes of the given sets, and all before those.
+
+        Behind the nodes of ``alone`` it comes, but not for their sake behind those before them.
+        """
         direct = frozenset().union(*after)
-        self._before.append(direct.union(*(self._before[node] for node in direct)))
+        self._before.append(alone.union(direct, *(self._before[node] for node in direct)))
         return len(self._before) - 1
 
     def races(self) -> set[tuple[int, int, int, str]]:

@@ -84,8 +84,12 @@ class Program:
     def run(self) -> Found:
         """Make the calls, and return what the checker reported."""
         for _ in range(self.num_calls):
-            self.random.choice(self.calls())()
+            self.step()
         return {_found(report) for report in self.checker.reports}
+
+    def step(self) -> None:
+        """Make one call."""
+        self.random.choice(self.calls())()
 
     def calls(self) -> list[Callable[[], None]]:
         """Return what may be called, the more likely ones several times."""

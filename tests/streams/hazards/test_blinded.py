@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from streams.hazards import ranks, shadow
 from streams.hazards.order import Clock, HostActor, Order, StreamActor
+from streams.hazards.ranks import RankHosts, _Outside
 from streams.hazards.shadow import Cell, Use
 from streams.hazards.tasks import TaskHosts, Token
 from tests.streams.hazards.programs import Program, StrictProgram
+from tests.streams.hazards.rank_programs import RankProgram, StrictRankProgram
 from tests.streams.hazards.test_oracle import compare
 
 access = Cell.access
@@ -55,7 +58,28 @@ def no_check_of_reads(self: Cell, use: Use, clock: Clock) -> list[Use]:
     return unordered(self, use, clock) if use.is_write else []
 
 
-order_launch, unordered = Order.launch, Cell._unordered
+def begin_alone(self: RankHosts, rank: int) -> HostActor:
+    """Let what is outside of the ranks lead from one to another."""
+    with pytest.MonkeyPatch.context() as without:
+        without.setattr(_Outside, "part", lambda self: None)
+        return begin(self, rank)
+
+
+def current_without_outside(self: RankHosts) -> HostActor:
+    """Lose what the outside did for the ranks, and they for it."""
+    rank = ranks._rank.get()
+    if rank is None:
+        return self._outside
+    return self._ranks.get(rank) or self._begin(rank)
+
+
+def arrive_behind_others(self: RankHosts | TaskHosts, meeting: object) -> None:
+    """Take a collective for a chain: who comes is behind those who came before."""
+    self._meetings.take(meeting, self.current())
+    self._meetings.bring(meeting, self.current())
+
+
+order_launch, unordered, begin = Order.launch, Cell._unordered, RankHosts._begin
 BLINDINGS: list[tuple[type, str, Callable[..., Any], type[Program]]] = [
     (Order, "launch", launch_without_host, Program),
     (Order, "record", record_without_others, Program),
@@ -69,6 +93,16 @@ BLINDINGS: list[tuple[type, str, Callable[..., Any], type[Program]]] = [
     (HostActor, "release", lambda self: dict(self.clock), StrictProgram),
     (TaskHosts, "handoff", lambda self, obj: None, StrictProgram),
     (TaskHosts, "posted", lambda self, callback: Token({}, None, ""), StrictProgram),
+    (TaskHosts, "arrive", lambda self, meeting: None, StrictRankProgram),
+    (TaskHosts, "depart", lambda self, meeting: None, StrictRankProgram),
+    (TaskHosts, "arrive", arrive_behind_others, StrictRankProgram),
+    (RankHosts, "arrive", lambda self, meeting: None, RankProgram),
+    (RankHosts, "depart", lambda self, meeting: None, RankProgram),
+    (RankHosts, "arrive", arrive_behind_others, RankProgram),
+    (RankHosts, "handoff", lambda self, obj: None, RankProgram),
+    (RankHosts, "current", lambda self: self._outside, RankProgram),
+    (RankHosts, "current", current_without_outside, RankProgram),
+    (RankHosts, "_begin", begin_alone, RankProgram),
 ]
 
 
@@ -88,3 +122,11 @@ def test_blinded_checker_disagrees_with_the_closure(
     monkeypatch.setattr(owner, rule, blinded)
     with pytest.raises(AssertionError, match="seed"):
         compare(kind, range(600))
+
+
+def test_floor_that_only_one_rank_has_reached_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one rank has seen another one may still race with."""
+    monkeypatch.setattr(shadow, "_PRUNE_FROM", 1)
+    monkeypatch.setattr(RankHosts, "floor", lambda self: self._outside.clock)
+    with pytest.raises(AssertionError, match="not reported"):
+        compare(RankProgram, range(600))

@@ -6,6 +6,7 @@ import pytest
 
 from streams.hazards import HazardChecker, shadow
 from tests.streams.hazards.programs import Program, StrictProgram
+from tests.streams.hazards.rank_programs import RankProgram, StrictRankProgram
 
 
 class Tally(NamedTuple):
@@ -24,7 +25,7 @@ def compare(kind: type[Program], seeds: range) -> Tally:
     """
     num_racy = num_clean = 0
     for seed in seeds:
-        checker = HazardChecker(strict=kind is StrictProgram)
+        checker = HazardChecker(strict=issubclass(kind, StrictProgram))
         program = kind(seed, checker)
         found, races = program.run(), program.closure.races()
         assert found <= races, f"seed {seed}: reported, but in order: {sorted(found - races)}"
@@ -43,14 +44,15 @@ def test_random_programs_get_the_verdict_of_the_closure() -> None:
     assert tally.num_clean > 100
 
 
+@pytest.mark.parametrize("kind", [Program, RankProgram])
 @pytest.mark.parametrize("max_layouts", [0, 8])
 def test_forgotten_cells_change_no_verdict(
-    monkeypatch: pytest.MonkeyPatch, max_layouts: int
+    monkeypatch: pytest.MonkeyPatch, max_layouts: int, kind: type[Program]
 ) -> None:
-    """What the host has seen may be forgotten at every access: nothing is missed for it."""
+    """What all hosts have seen may be forgotten at every access: nothing is missed for it."""
     monkeypatch.setattr(shadow, "_PRUNE_FROM", 1)
     monkeypatch.setattr(shadow, "_MAX_LAYOUTS", max_layouts)
-    tally = compare(Program, range(500))
+    tally = compare(kind, range(500))
     assert tally.num_racy > 500
 
 
@@ -61,9 +63,25 @@ def test_random_strict_programs_get_the_verdict_of_the_closure() -> None:
     assert tally.num_clean > 50
 
 
+@pytest.mark.parametrize("kind", [RankProgram, StrictRankProgram])
+def test_random_programs_of_ranks_get_the_verdict_of_the_closure(kind: type[Program]) -> None:
+    """Ranks that meet at times: reports are the races that brute force finds."""
+    tally = compare(kind, range(1_000))
+    assert tally.num_racy > 1_000
+    assert tally.num_clean > 50
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("kind", "num"), [(Program, 100_000), (StrictProgram, 30_000)])
+@pytest.mark.parametrize(
+    ("kind", "num"),
+    [
+        (Program, 100_000),
+        (StrictProgram, 30_000),
+        (RankProgram, 100_000),
+        (StrictRankProgram, 100_000),
+    ],
+)
 def test_very_many_random_programs_agree(kind: type[Program], num: int) -> None:
     """The promise in numbers; prints what it compared."""
     tally = compare(kind, range(10_000_000, 10_000_000 + num))
