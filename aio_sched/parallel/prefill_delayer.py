@@ -251,12 +251,14 @@ class DelayerPass:
 
     Attributes:
         prefilled: set it to how many prompts this rank's prefill took.
+        decision: what the pass agreed on, once it is finished; None from a disabled delayer.
     """
 
     def __init__(self, delayer: PrefillDelayer, load: RankLoad) -> None:
         self._delayer = delayer
         self._load = load
         self.prefilled = 0
+        self.decision: Decision | None = None
 
     async def negotiate(self) -> bool:
         """Say that this rank could prefill, and return whether it may."""
@@ -272,10 +274,10 @@ class DelayerPass:
         traceback: TracebackType | None,
     ) -> None:
         if exc is None:
-            await self._delayer.finish_pass(self._load, prefilled=self.prefilled)
+            self.decision = await self._delayer.finish_pass(self._load, prefilled=self.prefilled)
         elif isinstance(exc, Exception | asyncio.CancelledError) and not self._delayer.has_failed:
             try:
-                await self._delayer.finish_pass(self._load)
+                self.decision = await self._delayer.finish_pass(self._load)
             except Exception as error:
                 # What ended the block is what the caller must see, a cancellation above all.
                 exc.add_note(f"the pass of the prefill delayer was not finished: {error!r}")

@@ -56,7 +56,7 @@ def local_slice(
     for name, value in (("rank", rank), ("stride", stride), ("total", total)):
         if value is not None:
             _check_count(name, value)
-    if layout is Layout.LOCAL and counts is None:
+    if layout == Layout.LOCAL and counts is None:
         if total is None:
             raise ValueError("layout 'local' without counts needs total, the rows of this rank")
         return slice(0, total)
@@ -80,7 +80,7 @@ def _local(rank: int, counts: Sequence[int], total: int | None) -> slice:
 def _dense(rank: int, counts: Sequence[int], layout: Layout, total: int | None) -> slice:
     ends = list(accumulate(counts))
     is_wrong = total is not None and (
-        total < ends[-1] if layout is Layout.PREFILL_GRAPH else total != ends[-1]
+        total < ends[-1] if layout == Layout.PREFILL_GRAPH else total != ends[-1]
     )
     if is_wrong:
         raise ValueError(
