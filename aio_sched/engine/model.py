@@ -21,6 +21,7 @@ batches differently would write different texts. It follows from three choices:
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -166,7 +167,13 @@ class ByteTransformer(nn.Module):
         cos, sin = self.rope[:, positions][:, :, None]
         for layer, block in enumerate(self.blocks):
             x = block(x, cos, sin, layer, attend)
+            x = x + self._feed(layer, block, x)
         return x
+
+    def _feed(self, _layer: int, block: Any, x: Tensor) -> Tensor:
+        """Return what a layer's feed-forward part adds; models with experts route here."""
+        fed: Tensor = block.feed(x)
+        return fed
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return functional.linear(self.norm(hidden), self.embed.weight)
@@ -189,9 +196,12 @@ class _Block(nn.Module):
         qkv = self.qkv(self.attn_norm(x)).view(rows, length, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = attend(layer, _rotate(q, cos, sin), _rotate(k, cos, sin), v)
-        x = x + self.out(mixed.transpose(1, 2).reshape(rows, length, d))
-        widened: Tensor = self.down(functional.relu(self.up(self.mlp_norm(x))).square())
-        return x + widened
+        attended: Tensor = x + self.out(mixed.transpose(1, 2).reshape(rows, length, d))
+        return attended
+
+    def feed(self, x: Tensor) -> Tensor:
+        fed: Tensor = self.down(functional.relu(self.up(self.mlp_norm(x))).square())
+        return fed
 
 
 def _rope_table(config: ModelConfig) -> Tensor:

@@ -9,6 +9,7 @@ before it has seen token n, and discards what was sampled past the end of a text
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,14 +111,28 @@ class GenerationPipeline(RequestPipeline[Batch, HostCopy]):
         # Nothing of prepare's is read later than this: a step's table is its own.
         step.shared_read_done()
         run = self._run_prefill if inputs.is_prefill else self._run_decode
-        rows = self._rows(request.slot for request in inputs.requests)
-        return step.copy_to_host(step.launch(run, inputs.table, reads=rows, writes=rows))
+        uses = self._uses(inputs)
+        tokens = step.launch(run, inputs.table, reads=uses, writes=uses)
+        return step.copy_to_host(self._results(inputs, tokens), reused=False)
 
     async def publish(self, step: Step, inputs: Batch, output: HostCopy) -> None:
         """Hand each request its token."""
-        tokens: list[int] = (await output).tolist()
+        self._deliver(inputs, await output)
+
+    # For subclasses ---------------------------------------------------------
+
+    def _uses(self, inputs: Batch) -> tuple[Access, ...]:
+        """Name what a step's launch reads and writes."""
+        return self._rows(request.slot for request in inputs.requests)
+
+    def _results(self, inputs: Batch, tokens: Launch[Tensor]) -> Any:
+        """Return what is copied to the host, memory of this step only; called in forward."""
+        return tokens
+
+    def _deliver(self, inputs: Batch, results: Any) -> None:
+        """Hand each request its token; ``results`` are those of ``_results`` on the host."""
         for request, token, is_sampled in zip(
-            inputs.requests, tokens, inputs.samples, strict=False
+            inputs.requests, results.tolist(), inputs.samples, strict=False
         ):
             if is_sampled:
                 request.take(token, EOS)

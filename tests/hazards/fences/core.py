@@ -98,12 +98,11 @@ FENCES = (
         ("RAW", "relay.tokens"),
         # What orders them is that both are on one stream.
         Rewrite(
-            "return step.copy_to_host(step.watch("
-            "(step.forward_stream, step.schedule_stream)[step.index % 2]"
-            ".launch(run, inputs.table, reads=rows, writes=rows)))",
+            "tokens = step.watch((step.forward_stream, step.schedule_stream)[step.index % 2]"
+            ".launch(run, inputs.table, reads=uses, writes=uses))",
             file="aio_sched/engine/pipeline.py",
             function="GenerationPipeline.forward",
-            begins="return step.copy_to_host(step.launch(run",
+            begins="tokens = step.launch(run",
         ),
     ),
     Fence(
