@@ -10,6 +10,7 @@ from torch import Tensor
 from streams.event import Event
 from streams.hazards import Access, HazardChecker
 from streams.hazards.order import Clock, HostActor, Order, StreamActor
+from streams.hazards.ranks import RankHosts
 from streams.hazards.shadow import Cell, Memory, Piece, Use
 from streams.hazards.tasks import TaskHosts
 
@@ -19,11 +20,19 @@ _launch, _access, _pieces = Order.launch, Cell.access, Memory.pieces
 
 
 class Blinding(NamedTuple):
-    """A rule of the checker, and what stands in its place."""
+    """A rule of the checker, and what stands in its place.
+
+    Attributes:
+        owner: has the rule.
+        rule: the method.
+        instead: stands in its place.
+        is_strict: whether it is one of a checker with a clock per task.
+    """
 
     owner: type
     rule: str
     instead: Callable[..., Any]
+    is_strict: bool = True
 
 
 @contextmanager
@@ -80,4 +89,7 @@ BLINDINGS = {
     "misuse": Blinding(HazardChecker, "on_misuse", _nothing),
     "a clock per task": Blinding(TaskHosts, "current", lambda self: self._outside),
     "hand-overs": Blinding(TaskHosts, "handoff", _nothing),
+    "collectives of tasks": Blinding(TaskHosts, "depart", _nothing),
+    "collectives": Blinding(RankHosts, "depart", _nothing, is_strict=False),
+    "a clock per rank": Blinding(RankHosts, "current", lambda self: self._outside, is_strict=False),
 }

@@ -30,7 +30,8 @@ class Miniature:
     """One known failure.
 
     Attributes:
-        row: of the catalogue of failures that the design began with: D device, A asyncio.
+        row: of the catalogue of failures that the design began with: D device, A asyncio, R
+            ranks.
         found_by: what finds it.
         finds: the kind of report, or the type of error where there is no report.
         says: pattern of the report's or error's text.
