@@ -5,6 +5,7 @@ relay.py        ``RelayBuffer``: device rows that carry results to the next step
 host_mirror.py  ``HostMirror``: the host's copy of them, over a stream of its own
 staging.py      ``StagingRing``: host memory that copies to the device read from
 transfer.py     ``copy_to_host``: copies that never make the host wait
+capture.py      ``CaptureCache``: which experts each layer chose; captured_rows.py: on the host
 keep_alive.py   ``KeepAlive``: memory and slots returned by completion
 access.py       ``Access``: what a launch says that it reads and writes
 errors.py       what can go wrong
@@ -21,7 +22,11 @@ Imports ``streams`` only. Users import from ``aio_sched``.
 """
 
 from buffers.access import Access
+from buffers.capture import CaptureCache, CaptureShape
+from buffers.captured_rows import Captured, CapturedRows
 from buffers.errors import (
+    CaptureOverflowError,
+    CaptureRowsError,
     DoubleFreeError,
     DtypeError,
     DuplicateSlotError,
@@ -51,6 +56,12 @@ from buffers.transfer import copy_to_host
 __all__ = [
     "PADDING",
     "Access",
+    "CaptureCache",
+    "CaptureOverflowError",
+    "CaptureRowsError",
+    "CaptureShape",
+    "Captured",
+    "CapturedRows",
     "DoubleFreeError",
     "DtypeError",
     "DuplicateSlotError",

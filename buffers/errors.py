@@ -7,6 +7,8 @@ A caller's mistake is a ``ValueError`` or ``TypeError``, a state of a buffer a
 from streams.errors import AioSchedError
 
 __all__ = [
+    "CaptureOverflowError",
+    "CaptureRowsError",
     "DoubleFreeError",
     "DtypeError",
     "DuplicateSlotError",
@@ -88,3 +90,11 @@ class StagingReleasedError(AioSchedError, RuntimeError):
 
 class LeaseClosedError(AioSchedError, RuntimeError):
     """A lease was used after its claim was given up."""
+
+
+class CaptureOverflowError(AioSchedError, RuntimeError):
+    """A batch, or a text, has more rows than can be captured."""
+
+
+class CaptureRowsError(AioSchedError, RuntimeError):
+    """The captured rows of a request are not one for each token that a forward has read."""
