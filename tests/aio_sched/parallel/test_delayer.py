@@ -31,9 +31,9 @@ def hasnt(running: int = 8, **more: int) -> RankReport:
     return RankReport(0, running=running, **more)
 
 
-FORCED = has(force_allow=1)
 LATE_US = 2_000_000
 SHORT = has(running=20, queue=2, mark=4)  # 4 are waited for: 20 running x 0.5, at most 4
+FORCED = SHORT._replace(force_allow=1)
 FULL = has(running=29, queue=20, mark=4)  # 3 places are left
 
 # Reports, refusals so far; whether it is allowed, why.

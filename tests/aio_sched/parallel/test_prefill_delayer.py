@@ -191,21 +191,24 @@ def test_disabled_delayer_exchanges_nothing() -> None:
 
 
 def test_waits_are_measured_after_the_state_was_reset() -> None:
-    """A prefill that waited three passes of 20 ms counts as that, not as 0."""
+    """Prefills that waited for three and for one pass of 20 ms count as that, not as 0."""
 
     async def main() -> None:
         ranks = delayers()
-        for row in ([True, False], [True, False], [True, False], [True, True], [True, True]):
-            await passes(ranks, row)
+        for others in (False, False, False, True, True, False, True):
+            await passes(ranks, [True, others])
             await asyncio.sleep(0.02)
         for rank in ranks:
             stats = rank.stats
-            assert (stats.wait_passes.count, stats.wait_passes.total) == (1, 3.0)
-            assert stats.wait_s.count == 1
-            assert stats.wait_s.total == pytest.approx(0.06, abs=1e-6)
-            bucket = stats.wait_s.counts.index(1)
-            assert stats.wait_s.bounds[bucket - 1] < 0.06 <= stats.wait_s.bounds[bucket]
-            assert (stats.passes, stats.refusals) == (5, 3)
+            assert (stats.wait_passes.count, stats.wait_passes.total) == (2, 4.0)
+            assert stats.wait_s.total == pytest.approx(0.06 + 0.02, abs=1e-6)
+            filled = {
+                bound: count
+                for bound, count in zip(stats.wait_s.bounds, stats.wait_s.counts, strict=False)
+                if count
+            }
+            assert filled == {0.05: 1, 0.1: 1}
+            assert (stats.passes, stats.refusals) == (7, 4)
 
     virtual_run(main())
 
