@@ -21,6 +21,7 @@ from aio_sched.engine.requests import Request, SamplingParams
 from aio_sched.inbox import Inbox
 from aio_sched.testing import Scenario, Trial
 from tests.aio_sched.engine.tiny import CHUNK, TINY, RiggedModel, assert_at_rest, rigged
+from tests.hazards.shipped import disaggregated
 
 __all__ = [
     "SHIPPED",
@@ -198,4 +199,11 @@ async def squares_all_there(trial: Trial) -> Any:
 
 
 # What further parts of the library ship is in ``shipped/``, a module for each.
-SHIPPED: tuple[Scenario, ...] = (squares, images, embeddings, engine, engine_with_aborts)
+SHIPPED: tuple[Scenario, ...] = (
+    squares,
+    images,
+    embeddings,
+    engine,
+    engine_with_aborts,
+    *disaggregated.SHIPPED,
+)
