@@ -4,6 +4,7 @@ from typing import Unpack
 
 from aio_sched.config import SchedulerOptions
 from aio_sched.engine.admission import Limits
+from aio_sched.engine.expert_pipeline import ExpertPipeline
 from aio_sched.engine.model import ByteTransformer
 from aio_sched.engine.pipeline import GenerationPipeline
 from aio_sched.engine.text_engine import TextEngine
@@ -27,12 +28,13 @@ class Engine(TextEngine[GenerationPipeline]):
         chunk: bytes of each that it reads; a longer prompt takes several steps, and the
             running requests decode between them.
         overlap: False runs the same pipeline one step at a time.
+        capture_experts: fill ``Request.routed_experts``; needs a model with experts.
         options: the scheduler's, ``depth=3`` for one; see ``OverlapScheduler``. Engines
             that share a device each need their own ``name``.
 
     Raises:
         ValueError: a number out of range, or a model that is on another device or that
-            does not write bytes.
+            does not write bytes, or has no experts to capture.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class Engine(TextEngine[GenerationPipeline]):
         prefill_rows: int = 4,
         chunk: int = 64,
         overlap: bool = True,
+        capture_experts: bool = False,
         **options: Unpack[SchedulerOptions],
     ) -> None:
         limits = Limits(max_running, prefill_rows, chunk)
-        pipeline = GenerationPipeline(model, device, limits, depth=options.get("depth", 2))
+        kind = ExpertPipeline if capture_experts else GenerationPipeline
+        pipeline = kind(model, device, limits, depth=options.get("depth", 2))
         super().__init__(pipeline, device, max_waiting=max_waiting, overlap=overlap, **options)

@@ -6,9 +6,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import UnionType
+from typing import TYPE_CHECKING
 
 from aio_sched.wakeup import Wakeup
 from buffers.slots import Slot
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["FinishReason", "Request", "SamplingParams"]
 
@@ -87,6 +91,10 @@ class Request:
         news: wakes the reader, of which there is one.
         is_read: whether a reader is at it.
         error: why it failed, or why it was aborted if nobody asked for that.
+        routed_experts: int16 ``[tokens, layers, top_k]`` once it has ended, if the engine was
+            made with ``capture_experts``: which experts each layer chose, best first, for each
+            token that the model has read: the prompt and all that was sampled, the end of the
+            text too, but for the last one. None before the first token, and after an error.
     """
 
     id: int
@@ -102,6 +110,7 @@ class Request:
     is_read: bool = False
     finish: FinishReason | None = None
     error: BaseException | None = None
+    routed_experts: "Tensor | None" = None
 
     @property
     def num_to_prefill(self) -> int:
