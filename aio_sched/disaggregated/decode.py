@@ -146,6 +146,7 @@ class DecodePipeline(GenerationPipeline):
         keys, values = map(upload, request.rows)
         request.rows = None
         # RAW: decode reads the rows and the token that this writes on the schedule stream.
+        # WAR: it rewrites rows of the slot's former owner; that one's claims have ended.
         step.launch(
             self._fill_slot,
             request.slot.index,

@@ -70,7 +70,7 @@ class PrefillPipeline(GenerationPipeline):
         rows = self._rows(request.slot for request in inputs.requests)
         tokens = step.launch(self._run_prefill, inputs.table, reads=rows, writes=rows)
         # RAW: the copy reads KV rows that this prefill writes on the forward stream.
-        # It is no reason to hold later steps: who owns a row keeps it until copy_done.
+        # WAR: a next owner's prefill rewrites rows that the copy reads; copy_done ends the claim.
         return step.copy_to_host((tokens, self._finished_rows(inputs)), reused=False)
 
     async def publish(self, step: Step, inputs: Batch, output: HostCopy) -> None:

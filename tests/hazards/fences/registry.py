@@ -1,9 +1,11 @@
 """For each fence of the library: a program that needs it, or why it is redundant there."""
 
-from tests.hazards.fences import core
+from tests.hazards.fences import core, disaggregated, experts
 from tests.hazards.fences.entry import Fence
 
 __all__ = ["FENCES"]
 
 # A part of the library that brings fences has a module here, with its programs.
-FENCES: tuple[Fence, ...] = tuple(fence for part in (core,) for fence in part.FENCES)
+FENCES: tuple[Fence, ...] = tuple(
+    fence for part in (core, disaggregated, experts) for fence in part.FENCES
+)
