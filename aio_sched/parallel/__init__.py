@@ -4,6 +4,11 @@ group.py         ``RankGroup``: the contract of a group of ranks
 frames.py        what travels: of one size, says what it is about, is checked alike by all
 exchange.py      what every group does alike, whatever carries its frames
 in_process.py    ``InProcessRanks``: ranks of one event loop, for tests and simulations
+joining.py       ``open_rank_group``: how a process becomes a rank
+distributed.py   ``TorchRankGroup``: ranks in processes, over torch.distributed
+links.py         a process group and its tensors; works.py awaits its collectives
+meeting_place.py the store through which ranks find each other; threads.py asks it
+selection.py     ``choose_group``: the host's group, the device's, or none
 errors.py        what can go wrong between ranks
 """
 
@@ -18,6 +23,8 @@ from aio_sched.parallel.errors import (
 from aio_sched.parallel.frames import MAX_KIND, MAX_VALUES
 from aio_sched.parallel.group import RankGroup
 from aio_sched.parallel.in_process import InProcessRanks
+from aio_sched.parallel.joining import open_rank_group
+from aio_sched.parallel.selection import RankSync, choose_group
 
 __all__ = [
     "MAX_KIND",
@@ -30,4 +37,7 @@ __all__ = [
     "RankGroupMissingError",
     "RankLostError",
     "RankMismatchError",
+    "RankSync",
+    "choose_group",
+    "open_rank_group",
 ]

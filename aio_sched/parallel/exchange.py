@@ -12,7 +12,7 @@ from aio_sched.parallel.errors import (
 from aio_sched.parallel.frames import Frame, verify
 from aio_sched.parallel.group import RankGroup
 
-__all__ = ["FramedGroup", "check_timeout", "named", "too_few"]
+__all__ = ["FramedGroup", "check_timeout", "left_behind", "named", "too_few"]
 
 
 class FramedGroup(RankGroup):
@@ -133,4 +133,13 @@ def too_few(num_came: int, size: int, min_size: int, timeout_s: float) -> RankLo
     return RankLostError(
         f"{num_came} of {size} ranks came to rebuild the group within {timeout_s:g} s, and it "
         f"needs {min_size}; start the missing ones anew, and then all of them"
+    )
+
+
+def left_behind(rank: int, epoch: int) -> RankLostError:
+    """Make the error of a rank that comes when the others went on."""
+    return RankLostError(
+        f"rank {rank} of epoch {epoch} was missing at a rebuild, and the others went on without "
+        "it; end this process and start it anew",
+        (rank,),
     )

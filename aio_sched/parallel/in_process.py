@@ -5,9 +5,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from aio_sched.parallel.errors import RankGroupClosedError, RankLostError
-from aio_sched.parallel.exchange import FramedGroup, check_timeout, named, too_few
+from aio_sched.parallel.exchange import FramedGroup, check_timeout, left_behind, named, too_few
 from aio_sched.parallel.frames import Frame
 from aio_sched.parallel.group import RankGroup
+from streams.hazards.ranks import arrive, depart
 
 __all__ = ["InProcessRanks"]
 
@@ -126,6 +127,7 @@ class _Meeting:
     def bring(self, rank: int, words: Sequence[int]) -> None:
         """Add what ``rank`` gives; the last one ends the exchange."""
         if not self.over.is_set:
+            arrive(self)
             self.rows[rank] = words
             if len(self.rows) == self._size:
                 self.over.set()
@@ -154,6 +156,7 @@ class _Rally:
 
     def join(self, member: "InProcessGroup", timeout_s: float) -> None:
         """Add a rank; the first one sets the time."""
+        arrive(self)
         self.came.add(member)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(timeout_s, self._end)
@@ -233,6 +236,7 @@ class InProcessGroup(FramedGroup):
         if meeting.error is not None:
             why, ranks = meeting.error
             raise RankLostError(f"{frame} failed: {why}; rebuild the group to go on", ranks)
+        depart(meeting)
         self._world.bells.pop(self.number - 2, None)
         return [meeting.rows[rank] for rank in range(self.size)]
 
@@ -242,7 +246,7 @@ class InProcessGroup(FramedGroup):
         self.ring()
         self._left = None
         world, rally = self._world, self._world.rally
-        world.next_meeting().break_up(f"rank {self.rank} began to rebuild", ())
+        world.next_meeting().break_up(f"rank {self.rank} began to rebuild", (self.rank,))
         rally.join(self, timeout_s)
         try:
             await rally.over.passed(self)
@@ -252,12 +256,9 @@ class InProcessGroup(FramedGroup):
         await self.running.passed(self)
         if len(rally.came) < world.min_size:
             raise too_few(len(rally.came), self.size, world.min_size, timeout_s)
+        depart(rally)
         return world.epoch, world.members.index(self), len(world.members)
 
     def _check_member(self) -> None:
         if self not in self._world.members:
-            raise RankLostError(
-                f"rank {self.rank} of epoch {self.epoch} was missing at a rebuild, and the others "
-                "went on without it; end this process and start it anew",
-                (self.rank,),
-            )
+            raise left_behind(self.rank, self.epoch)

@@ -1,0 +1,159 @@
+"""The store through which ranks find each other: who joins, who is missing, who rings.
+
+One process keeps a small table, and the others ask it over a socket. Reads may block for good
+when that process is stopped, so they belong to threads; writes are sent and not answered.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from torch.distributed import (  # type: ignore[attr-defined]  # documented, not re-exported
+    PrefixStore,
+    Store,
+    TCPStore,
+)
+
+from aio_sched.parallel.errors import RankLostError, RankMismatchError
+from aio_sched.parallel.exchange import named
+
+__all__ = ["MeetingPlace"]
+
+_POLL_S = 0.01
+# Nobody waits longer, and the store takes no "for ever".
+_FOR_EVER = timedelta(days=365)
+
+
+class MeetingPlace:
+    """The table, as one rank sees it.
+
+    Methods that read block; call them in a thread. Those that only write do not.
+
+    Args:
+        host: name or address of the machine of the process that keeps the table.
+        port: where it listens.
+        name: of the group; groups of different names do not meet.
+        keeps: whether this process keeps the table.
+        timeout_s: how long to try to connect, and to wait for an answer.
+
+    Raises:
+        RuntimeError: nobody listens there, or the port is taken.
+    """
+
+    def __init__(self, host: str, port: int, name: str, *, keeps: bool, timeout_s: float) -> None:
+        self._address = (host, port)
+        self._timeout_s = timeout_s
+        # Restarted workers of torchrun meet the table of their former lives.
+        life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._prefix = f"aio-sched/{name}/{life}"
+        # A client serves one call at a time: one that hangs in a read must not hold up writes.
+        self._writer = self._connect(keeps=keeps)
+        self._reader = self._connect()
+        self._listener = self._connect()
+
+    def __repr__(self) -> str:
+        return f"<MeetingPlace {self._prefix!r} at {self._address[0]}:{self._address[1]}>"
+
+    def link_store(self, epoch: int) -> Store:
+        """Return where the process group of an epoch connects; used by no other."""
+        return PrefixStore(f"{self._prefix}/{epoch}/link", self._connect())
+
+    # Joining ----------------------------------------------------------------
+
+    def join(self, rank: int, size: int, until_s: float) -> None:
+        """Wait until all ranks are here, and believe in the same size.
+
+        Raises:
+            RankLostError: some did not come by ``until_s``, a time of ``time.monotonic``.
+            RankMismatchError: a rank is here twice, or they do not agree on the size.
+        """
+        mine = f"{size} {os.getpid()} {id(self)}"
+        if self._reader.compare_set(self._key("join", rank), "", mine).decode() != mine:
+            raise RankMismatchError(
+                f"rank {rank} of the group at {self._address[0]}:{self._address[1]} is here "
+                "already; give each process a rank of its own, and each group a name",
+                (rank,),
+            )
+        came = self._poll(lambda: self._who("join", size), size, until_s)
+        said = {other: int(self._reader.get(self._key("join", other)).split()[0]) for other in came}
+        odd = tuple(other for other in came if said[other] != size)
+        if odd:
+            raise RankMismatchError(
+                f"rank {rank} was told of {size} ranks, but {named(odd)} of "
+                f"{', '.join(str(said[other]) for other in odd)}; start all with one world size",
+                odd,
+            )
+        missing = tuple(other for other in range(size) if other not in came)
+        if missing:
+            raise RankLostError(
+                f"{named(missing)} of {size} did not join; start as many processes as the group "
+                "has ranks, or allow more time",
+                missing,
+            )
+
+    # After a failure ----------------------------------------------------------
+
+    def say_here(self, epoch: int, number: int, rank: int) -> None:
+        """Say that ``rank`` runs, though its exchange has failed."""
+        self._writer.set(self._key(epoch, number, "here", rank), "1")
+
+    def missing(self, epoch: int, number: int, size: int, until_s: float) -> tuple[int, ...]:
+        """Wait until every rank said that it is here, or ``until_s``; return who did not."""
+        here = self._poll(lambda: self._who(f"{epoch}/{number}/here", size), size, until_s)
+        return tuple(rank for rank in range(size) if rank not in here)
+
+    def rally(self, epoch: int, rank: int, size: int, until_s: float) -> list[int]:
+        """Wait for the ranks that begin ``epoch``; return them by their former numbers.
+
+        All are told the same: it is decided once, by whoever sees first that all are here, or
+        that its time is over.
+        """
+        key = f"{epoch}/came"
+        self._writer.set(self._key(key, rank), "1")
+        decided = self._key(epoch, "members")
+        while True:
+            if self._reader.check([decided]):
+                break
+            came = sorted({rank, *self._who(key, size)})  # what was sent may not be there yet
+            if len(came) == size or time.monotonic() >= until_s:
+                self._reader.compare_set(decided, "", ",".join(map(str, came)))
+                break
+            time.sleep(_POLL_S)
+        return [int(member) for member in self._reader.get(decided).decode().split(",")]
+
+    # The bell -----------------------------------------------------------------
+
+    def ring(self, epoch: int, number: int, ranks: Sequence[int]) -> None:
+        """Wake ``ranks`` if they listen after exchange ``number``, now or later."""
+        for rank in ranks:
+            self._writer.set(self._key(epoch, number, "bell", rank), "1")
+
+    def listen(self, epoch: int, number: int, rank: int) -> None:
+        """Block until somebody rings for ``rank`` after exchange ``number``."""
+        key = self._key(epoch, number, "bell", rank)
+        self._listener.wait([key], _FOR_EVER)
+        self._listener.delete_key(key)
+
+    def _who(self, key: str, size: int) -> list[int]:
+        return [rank for rank in range(size) if self._reader.check([self._key(key, rank)])]
+
+    def _poll(self, look: Callable[[], list[int]], size: int, until_s: float) -> list[int]:
+        """Look until ``size`` ranks are there, or the time has come."""
+        while len(found := look()) < size and time.monotonic() < until_s:
+            time.sleep(_POLL_S)
+        return found
+
+    def _key(self, *parts: object) -> str:
+        return "/".join((self._prefix, *map(str, parts)))
+
+    def _connect(self, *, keeps: bool = False) -> TCPStore:
+        host, port = self._address
+        return TCPStore(
+            host,
+            port,
+            is_master=keeps,
+            timeout=timedelta(seconds=self._timeout_s),
+            wait_for_workers=False,
+            multi_tenant=keeps,
+        )
