@@ -32,6 +32,11 @@ class HostValues:
     def __repr__(self) -> str:
         return f"<HostValues {self._launch!r}>"
 
+    @property
+    def launch(self) -> Launch[dict[str, Tensor]] | None:
+        """The pull, whose event ends its use of the rows; None if no values are needed."""
+        return self._launch
+
     def __await__(self) -> Generator[None, None, dict[str, Tensor] | None]:
         return self.wait().__await__()
 

@@ -1,7 +1,11 @@
-"""Train the built-in model on the language reference that every Python carries.
+"""Train the built-in models on the language reference that every Python carries.
 
     python tools/train_topics.py --minutes 36 --compile
     python tools/train_topics.py --minutes 36 --compile --resume --rate 2e-3 --seed 1
+    python tools/train_topics.py --draft --steps 50000 --minutes 11 --compile
+
+The last one trains the small model that drafts for the other: not to predict the text but what the
+other predicts (distillation), since a draft is accepted if that is what the other says.
 
 The text is ``pydoc_data.topics``: its topics in their order, each ended by byte 0. The last 5 % are
 held out. Equal steps, seed, machine and versions give equal weights; with ``--minutes`` the speed
@@ -14,7 +18,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any, NamedTuple
@@ -25,13 +29,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aio_sched.engine.model import ByteTransformer, ModelConfig
-from aio_sched.engine.weights import TOPICS, load_model, save_model
+from aio_sched.engine.weights import DRAFT, TOPICS, load_model, save_model
 
 # Windows grow while the batch keeps its size: short ones are cheap and teach spelling and words,
 # and only the long ones at the end show the model every position that it can be asked for.
 BATCH_TOKENS = 1024
 WINDOWS = ((0.45, 128), (0.85, 256), (1.0, 512))
 WARM_UP_STEPS = 100
+DRAFT_SIZES = ModelConfig(d_model=96, num_layers=2, num_heads=2, d_hidden=384)
+
+Lesson = tuple[Tensor, Tensor]
+"""Tokens, int64 ``[rows, length]``, and what to say after each: the next ones, int64 of the same
+shape, or how likely each is, float ``[rows, length, vocab]``."""
 
 
 class Corpus(NamedTuple):
@@ -82,24 +91,51 @@ def rate_factor(at: Progress) -> float:
     return min(1.0, (at.step + 1) / WARM_UP_STEPS) * (0.515 + 0.485 * math.cos(math.pi * at.done))
 
 
-def draw_windows(text: Tensor, done: float) -> Tensor:
-    """Draw windows of the text, int64 ``[rows, length + 1]``; the length grows with ``done``."""
+def draw_windows(text: Tensor, done: float) -> Lesson:
+    """Draw windows of the text; the length grows with ``done``."""
     length = next(length for until, length in WINDOWS if done <= until)
     starts = torch.randint(0, len(text) - length, (BATCH_TOKENS // length, 1))
-    return text[starts + torch.arange(length + 1)]
+    windows = text[starts + torch.arange(length + 1)]
+    return windows[:, :-1], windows[:, 1:]
 
 
-def loss_of(forward: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+@torch.no_grad()
+def ask_teacher(teacher: ByteTransformer, text: Tensor) -> Iterator[Lesson]:
+    """Let a model read the text in windows that overlap by half; one window each."""
+    length = teacher.config.max_len
+    for start in range(0, len(text) - length, length // 2):
+        window = text[None, start : start + length]
+        yield window, teacher(window).softmax(dim=-1).half()
+
+
+def draw_lessons(lessons: list[Lesson]) -> Lesson:
+    """Draw as many of the teacher's windows as make a batch."""
+    rows = BATCH_TOKENS // lessons[0][0].shape[1]
+    drawn = [lessons[int(number)] for number in torch.randint(0, len(lessons), (rows,))]
+    windows, answers = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    return windows, answers.float()
+
+
+def loss_of(forward: Callable[[Tensor], Tensor], lesson: Lesson) -> Tensor:
     """Return the mean cross entropy in nats per byte, float32 scalar."""
-    logits = forward(batch[:, :-1])
-    return functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    tokens, wanted = lesson
+    return functional.cross_entropy(forward(tokens).flatten(0, 1), wanted.flatten(0, 1))
 
 
 @torch.no_grad()
 def validate(model: ByteTransformer, text: Tensor) -> float:
     """Return the mean loss over consecutive windows of 257 bytes."""
-    windows = text[: len(text) // 257 * 257].view(-1, 257)
-    return sum(float(loss_of(model, window[None])) for window in windows) / len(windows)
+    windows = text[: len(text) // 257 * 257].view(-1, 1, 257)
+    lessons = [(window[:, :-1], window[:, 1:]) for window in windows]
+    return sum(float(loss_of(model, lesson)) for lesson in lessons) / len(lessons)
+
+
+@torch.no_grad()
+def agreement(model: ByteTransformer, teacher: ByteTransformer, text: Tensor) -> float:
+    """Return how often both find the same next byte likeliest, in consecutive windows of 256."""
+    windows = text[: len(text) // 256 * 256].view(-1, 256)
+    same = [(model(w[None]).argmax(-1) == teacher(w[None]).argmax(-1)).float() for w in windows]
+    return float(torch.cat(same).mean())
 
 
 def advance(at: Progress, began: float, loss: float, args: argparse.Namespace) -> Progress:
@@ -131,6 +167,15 @@ def facts_of(corpus: Corpus, at: Progress, val_loss: float, seed: int) -> dict[s
     }
 
 
+def make_model(args: argparse.Namespace) -> ByteTransformer:
+    """Return the model to train, new or with the weights that there are."""
+    if args.resume:
+        return load_model(args.out).requires_grad_(True)
+    model = ByteTransformer(DRAFT_SIZES if args.draft else ModelConfig())
+    initialise(model)
+    return model
+
+
 def train(args: argparse.Namespace) -> None:
     """Train, and write the weights every few minutes and at the end."""
     torch.manual_seed(args.seed)
@@ -138,10 +183,9 @@ def train(args: argparse.Namespace) -> None:
     torch.set_flush_denormal(True)
     corpus = read_corpus()
     former = runs_of(args.out) if args.resume else []
-    model = load_model(args.out) if args.resume else ByteTransformer(ModelConfig())
-    model.requires_grad_(True)
-    if not args.resume:
-        initialise(model)
+    model = make_model(args)
+    teacher = load_model() if args.draft else None
+    lessons = list(ask_teacher(teacher, corpus.training)) if teacher else []
     optimizer = make_optimizer(model)
     # Any: torch does not annotate what compile returns, nor Tensor.backward.
     forward: Any = torch.compile(model, dynamic=False) if args.compile else model
@@ -151,7 +195,8 @@ def train(args: argparse.Namespace) -> None:
     while at.done < 1:
         for group in optimizer.param_groups:
             group["lr"] = args.rate * rate_factor(at)
-        loss: Any = loss_of(forward, draw_windows(corpus.training, at.done))
+        lesson = draw_lessons(lessons) if lessons else draw_windows(corpus.training, at.done)
+        loss: Any = loss_of(forward, lesson)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -162,6 +207,8 @@ def train(args: argparse.Namespace) -> None:
         if at.done == 1 or time.monotonic() - saved > 60 * args.checkpoint_minutes:
             saved = time.monotonic()
             facts = facts_of(corpus, at, validate(model, corpus.held_out), args.seed)
+            if teacher is not None:
+                facts["agreement"] = round(agreement(model, teacher, corpus.held_out), 4)
             print(facts, flush=True)
             save_model(model, args.out, {"runs": json.dumps([*former, facts])})
 
@@ -172,7 +219,8 @@ def main() -> None:
         description="Train the built-in model.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=TOPICS, help="safetensors file to write")
+    parser.add_argument("--out", type=Path, help="safetensors file to write (default: ours)")
+    parser.add_argument("--draft", action="store_true", help="train the model that drafts")
     parser.add_argument("--resume", action="store_true", help="go on from the weights in OUT")
     parser.add_argument("--steps", type=int, default=8000, help="steps of 1024 bytes")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time")
@@ -181,7 +229,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the windows")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--compile", action="store_true", help="1.4x faster; needs a C++ compiler")
-    train(parser.parse_args())
+    args = parser.parse_args()
+    args.out = args.out or (DRAFT if args.draft else TOPICS)
+    train(args)
 
 
 if __name__ == "__main__":

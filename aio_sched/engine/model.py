@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from aio_sched.engine.kv_cache import KVCache
 
-__all__ = ["EOS", "ByteTransformer", "ModelConfig"]
+__all__ = ["EOS", "ByteTransformer", "ModelConfig", "future_of"]
 
 EOS = 0
 """The token that ends a text: byte 0, which occurs in no text."""
@@ -146,12 +146,43 @@ class ByteTransformer(nn.Module):
         owners, places = slots[:, None], positions[:, None]
         return self._logits(self._extend(tokens[:, None], owners, places, slots, cache)[:, 0])
 
+    @torch.inference_mode()
+    def score(
+        self,
+        tokens: Tensor,
+        owners: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        cache: KVCache,
+        is_future: Tensor | None = None,
+    ) -> Tensor:
+        """Read some tokens of each request, and tell what each position says of the next one.
+
+        Args:
+            tokens: int64 ``[B, T]``.
+            owners: int64 ``[B, T]``, the slot that keeps each token; 0 where none shall.
+            positions: int64 ``[B, T]``, where the tokens stand; 0 where the owner is 0.
+            slots: int64 ``[B]``, as for ``decode``.
+            cache: Gains ``positions`` of ``owners``.
+            is_future: ``future_of`` the positions, where the caller has it already.
+
+        Returns:
+            Logits after each token, float ``[B, T, vocab]``.
+        """
+        return self._logits(self._extend(tokens, owners, positions, slots, cache, is_future))
+
     def _extend(
-        self, tokens: Tensor, owners: Tensor, positions: Tensor, slots: Tensor, cache: KVCache
+        self,
+        tokens: Tensor,
+        owners: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        cache: KVCache,
+        is_future: Tensor | None = None,
     ) -> Tensor:
         """Return hidden states ``[rows, T, d_model]``; writes the rows of ``owners``."""
-        columns = torch.arange(cache.max_len, device=tokens.device)
-        is_future = columns > positions[:, None, :, None]
+        if is_future is None:
+            is_future = future_of(positions, cache.max_len)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             cache.write(layer, owners, positions, k, v)
@@ -177,6 +208,17 @@ class ByteTransformer(nn.Module):
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return functional.linear(self.norm(hidden), self.embed.weight)
+
+
+def future_of(positions: Tensor, max_len: int) -> Tensor:
+    """Return what a query at each position must not see, bool ``[rows, 1, T, max_len]``.
+
+    Args:
+        positions: int64 ``[rows, T]``.
+        max_len: Positions of the cache.
+    """
+    columns = torch.arange(max_len, device=positions.device)
+    return columns > positions[:, None, :, None]
 
 
 class _Block(nn.Module):

@@ -8,7 +8,7 @@ generator has a state that would have to cross steps.
 import torch
 from torch import Tensor
 
-__all__ = ["sample"]
+__all__ = ["choose", "noise_of", "sample"]
 
 GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 """2**64 divided by the golden ratio, the increment of splitmix64; as int64, which wraps."""
@@ -32,15 +32,22 @@ def sample(logits: Tensor, temperatures: Tensor, seeds: Tensor, positions: Tenso
     Returns:
         int64 ``[B]``, below V.
     """
-    noise = _gumbel(seeds, positions, logits.shape[1])
+    return choose(logits, temperatures, noise_of(seeds, positions, logits.shape[1]))
+
+
+@torch.inference_mode()
+def choose(logits: Tensor, temperatures: Tensor, noise: Tensor) -> Tensor:
+    """Choose like ``sample``, with noise that was made before: float32 ``[B, V]``."""
     return (logits.float() + temperatures[:, None] * noise).argmax(dim=-1)
 
 
-def _gumbel(seeds: Tensor, positions: Tensor, vocab: int) -> Tensor:
-    """Return standard Gumbel noise, float32 ``[B, vocab]``.
+@torch.inference_mode()
+def noise_of(seeds: Tensor, positions: Tensor, vocab: int) -> Tensor:
+    """Return standard Gumbel noise for tokens to be chosen, float32 ``[B, vocab]``.
 
-    Each row is a splitmix64 sequence. The uniform numbers have 23 bits and half a step added, which
-    float32 holds exactly: neither 0 nor 1 comes out, and the noise is always finite.
+    It needs no logits: who knows the positions early can make it early. Each row is a splitmix64
+    sequence. The uniform numbers have 23 bits and half a step added, which float32 holds exactly:
+    neither 0 nor 1 comes out, and the noise is always finite.
     """
     keys = _mix(_mix(seeds) ^ positions)
     counters = torch.arange(1, vocab + 1, device=seeds.device) * GOLDEN

@@ -14,10 +14,12 @@ from torch import Tensor
 from aio_sched.engine.model import ByteTransformer, ModelConfig
 from streams.errors import AioSchedError
 
-__all__ = ["TOPICS", "WeightsError", "load_model", "save_model"]
+__all__ = ["DRAFT", "TOPICS", "WeightsError", "load_draft", "load_model", "save_model"]
 
 TOPICS = Path(__file__).parent / "weights" / "topics.safetensors"
 """The weights that we ship, trained by ``tools/train_topics.py`` on the language reference."""
+DRAFT = TOPICS.with_name("topics-draft.safetensors")
+"""The weights of a smaller model, trained by the same script to say what that one would."""
 
 
 class WeightsError(AioSchedError, ValueError):
@@ -45,6 +47,19 @@ def load_model(path: Path | None = None, device: torch.device | str = "cpu") -> 
     _check(path, model, tensors)
     model.load_state_dict(tensors)
     return model.requires_grad_(False).eval().to(device)
+
+
+def load_draft(path: Path | None = None, device: torch.device | str = "cpu") -> ByteTransformer:
+    """Build the small model that drafts for the one of ``load_model``.
+
+    Args:
+        path: As for ``load_model``; without it, the weights that we ship.
+        device: As for ``load_model``.
+
+    Raises:
+        WeightsError: As from ``load_model``.
+    """
+    return load_model(DRAFT if path is None else path, device)
 
 
 def save_model(model: ByteTransformer, path: Path, facts: Mapping[str, str]) -> None:
@@ -99,7 +114,7 @@ def _check(path: Path, model: ByteTransformer, tensors: Mapping[str, Tensor]) ->
 def _fail(path: Path, problem: str, cause: BaseException | None = None) -> NoReturn:
     remedy = (
         "reinstall aio-sched, or train it anew with tools/train_topics.py"
-        if path == TOPICS
+        if path in (TOPICS, DRAFT)
         else "pass a file written by tools/train_topics.py, or no path for the weights that we ship"
     )
     raise WeightsError(f"cannot load the weights file {path}: {problem}; {remedy}") from cause
