@@ -84,14 +84,14 @@ class RankConsensus:
                 "ranks stated different digests of the same decisions; report this", (), None
             )
         noted = self._log.at(found.number)
-        where = f"at decision {found.number}"
-        if noted is not None:
-            where = f"in step {noted.step}: rank {self.group.rank} decided {noted.text}"
+        step = self._log.step if noted is None else noted.step
+        said = "nothing" if noted is None else noted.text
         since = "first" if found.is_first else "at the latest"
         named = ", ".join(map(str, found.ranks))
         return RankDivergedError(
-            f"rank {named} decided differently from the others, {since} {where}; decide by "
-            "gathered data only, with the same settings on every rank",
+            f"rank {named} decided differently from the others, {since} in step {step}: rank "
+            f"{self.group.rank} decided {said}; decide by gathered data only, with the same "
+            "settings on every rank",
             found.ranks,
-            None if noted is None else noted.step,
+            step,
         )

@@ -15,6 +15,7 @@ from aio_sched.engine.kv_cache import KVCache
 from aio_sched.engine.model import EOS, ByteTransformer, ModelConfig
 from aio_sched.engine.requests import FinishReason, Request, SamplingParams
 from aio_sched.engine.sampling import sample
+from aio_sched.engine.text_engine import TextEngine
 from streams.device import open_device
 
 __all__ = [
@@ -150,7 +151,7 @@ def rigged() -> RiggedModel:
     return model.requires_grad_(False)
 
 
-def assert_at_rest(engine: Engine) -> None:
+def assert_at_rest(engine: TextEngine[Any]) -> None:
     """Nothing is left of any request: no slot, no place in a queue, no work, no memory."""
     pipeline, turns = engine.pipeline, engine.scheduler.turns
     assert list(pipeline.waiting) == pipeline.running == []

@@ -1,0 +1,269 @@
+"""Engines of several ranks take their steps together, and give what each would give alone."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aio_sched.engine.engine import Engine
+from aio_sched.engine.requests import FinishReason, Request, SamplingParams
+from aio_sched.errors import SchedulerClosedError
+from aio_sched.parallel.delayer import DelayerLimits
+from aio_sched.testing import virtual_run
+from streams.device import open_device
+from tests.aio_sched.engine.test_pipeline import BrokenRing
+from tests.aio_sched.engine.tiny import assert_right, rigged
+from tests.aio_sched.parallel.engines import (
+    SIZES,
+    ServedRank,
+    Traffic,
+    cause_of,
+    read_all,
+    run_ranks,
+)
+
+DELAYER = DelayerLimits(SIZES["max_running"], enabled=True, max_passes=4)
+both = pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "sequential"])
+
+
+def bursts(num_requests: int = 5, most_s: float = 0.004) -> Traffic[list[bytes]]:
+    """Return traffic that comes at random moments, another on each rank."""
+
+    async def traffic(served: ServedRank) -> list[bytes]:
+        requests = []
+        for prompt, max_tokens, pause_s in arrivals(served.number, num_requests, most_s):
+            await asyncio.sleep(pause_s)
+            requests.append(served.submit(prompt, max_tokens))
+        texts = await read_all(served, requests)
+        await served.engine.drained()
+        for request in requests:
+            assert_right(served.model, request)
+        return texts
+
+    return traffic
+
+
+def arrivals(rank: int, num_requests: int, most_s: float) -> list[tuple[bytes, int, float]]:
+    """Draw a rank's requests: prompt, tokens, and seconds since the one before."""
+    dice = random.Random(f"arrivals/{rank}")
+    return [
+        (bytes(dice.choices(range(1, 11), k=dice.randint(1, 9))), dice.randint(1, 8), pause_s)
+        for pause_s in [dice.uniform(0, most_s) for _ in range(num_requests)]
+    ]
+
+
+async def alone(rank: int, num_requests: int) -> list[bytes]:
+    """Give a rank's requests to an engine without other ranks."""
+    with open_device("sim") as device:
+        async with Engine(rigged(), device, **SIZES) as engine:
+            texts = [
+                engine.complete(prompt, SamplingParams(max_tokens))
+                for prompt, max_tokens, _ in arrivals(rank, num_requests, 1.0)
+            ]
+            return [text.encode() for text in await asyncio.gather(*texts)]
+
+
+@both
+@pytest.mark.parametrize("delayer", [None, DELAYER], ids=["off", "delayer"])
+@pytest.mark.parametrize("num_ranks", [1, 2, 5])
+def test_each_rank_gives_the_texts_of_an_engine_alone(
+    num_ranks: int, delayer: DelayerLimits | None, overlap: bool
+) -> None:
+    """Whatever the other ranks run in the same steps."""
+    expected = [virtual_run(alone(rank, 5)) for rank in range(num_ranks)]
+    options = {"delayer": delayer, "overlap": overlap}
+    for seed in range(3):
+        texts = run_ranks(num_ranks, bursts(), seed=seed, options=lambda rank: options)
+        assert texts == expected
+
+
+def in_step(
+    num_ranks: int, traffic: Traffic[Any], options: Callable[[int], dict[str, Any]] = lambda r: {}
+) -> list[ServedRank]:
+    """Run traffic, check that all ranks made the same exchanges and steps, and return them."""
+
+    async def noted(served: ServedRank) -> ServedRank:
+        await traffic(served)
+        return served
+
+    ended = run_ranks(num_ranks, noted, options=options)
+    served = [each for each in ended if isinstance(each, ServedRank)]
+    assert len(served) == num_ranks, ended
+    first = served[0]
+    for each in served[1:]:
+        assert each.exchanges == first.exchanges
+        assert len(each.model.kinds) == len(first.model.kinds)
+        assert each.engine.rank_stats.batches == first.engine.rank_stats.batches
+    return served
+
+
+def test_rank_without_requests_runs_an_idle_batch_in_every_step() -> None:
+    """So that collectives inside the model find all ranks there; its rows are padding."""
+
+    async def traffic(served: ServedRank) -> None:
+        if served.number == 0:
+            await read_all(served, [served.submit([1, 2, 3, 4, 5, 6], 4)])
+
+    busy, idle, other = in_step(3, traffic)
+    assert busy.model.kinds.count("prefill") == 2
+    assert idle.model.kinds == other.model.kinds == ["decode"] * len(busy.model.kinds)
+    assert idle.engine.rank_stats.idle_batches == idle.engine.rank_stats.batches
+    assert busy.engine.rank_stats.idle_batches == 0
+
+
+def test_ranks_without_work_exchange_nothing_until_one_rings() -> None:
+    """Long idleness costs as many exchanges as a short one."""
+
+    def traffic(pause_s: float) -> Traffic[None]:
+        async def served_rank(served: ServedRank) -> None:
+            for _ in range(2):
+                await asyncio.sleep(pause_s)
+                if served.number == 1:
+                    await read_all(served, [served.submit([1, 2, 3], 3)])
+
+        return served_rank
+
+    short = in_step(2, traffic(0.1))[0]
+    long = in_step(2, traffic(20.0))[0]
+    assert len(long.exchanges) == len(short.exchanges) < 30
+
+
+def test_prefills_in_a_row_run_alone_on_all_ranks_if_they_must() -> None:
+    """Also where the second one is another rank's."""
+
+    async def traffic(served: ServedRank) -> None:
+        requests = [served.submit([1, 2, 3, 4] * 4, 1) for _ in range(served.number)]
+        await read_all(served, requests)
+
+    by_default = in_step(3, traffic)
+    assert [each.engine.rank_stats.serial_batches for each in by_default] == [0, 0, 0]
+    alone = in_step(3, traffic, lambda rank: {"consecutive_prefill_overlap": False})
+    [serial] = {each.engine.rank_stats.serial_batches for each in alone}
+    assert serial >= 3
+
+
+def test_one_rank_switches_overlap_off_for_all() -> None:
+    """Its wish is gathered: no rank follows its own."""
+
+    async def traffic(served: ServedRank) -> None:
+        served.engine.pipeline.wants_overlap = served.number != 1
+        await read_all(served, [served.submit([1, 2, 3], 5)])
+
+    for served in in_step(3, traffic):
+        stats = served.engine.rank_stats
+        assert stats.serial_batches == stats.batches > 0
+
+
+@both
+def test_failing_step_fails_the_requests_of_its_rank_only(overlap: bool) -> None:
+    """The others' texts are right, and no rank gets out of step."""
+
+    async def traffic(served: ServedRank) -> None:
+        if served.number == 0:
+            served.model.fail_next("decode", MemoryError("of rank 0"))
+            assert isinstance(await cause_of(served, served.submit([1, 2, 3], 5)), MemoryError)
+        request = served.submit([3, 2, 1], 6)
+        await read_all(served, [request])
+        assert_right(served.model, request)
+        await served.engine.drained()
+
+    in_step(2, traffic, lambda rank: {"overlap": overlap})
+
+
+def test_failing_upload_is_replaced_by_an_idle_batch() -> None:
+    """Its requests fail; the other rank, which counts on a batch, gets one."""
+
+    async def traffic(served: ServedRank) -> None:
+        request = served.submit([1, 2, 3], 5)
+        if served.number == 0:
+            pipeline = served.engine.pipeline
+            ring: Any = BrokenRing(pipeline._prefill_staging)
+            ring.error = OSError("no page-locked memory")
+            pipeline._prefill_staging = ring
+            assert isinstance(await cause_of(served, request), OSError)
+            request = served.submit([1, 2, 3], 5)
+        await read_all(served, [request])
+        assert_right(served.model, request)
+        await served.engine.drained()
+
+    failed, _ = in_step(2, traffic)
+    assert failed.model.kinds[0] == "decode"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_aborted_requests_leave_nothing_behind(seed: int) -> None:
+    """Whenever they are aborted: while an exchange is under way, in flight, or waiting."""
+
+    async def traffic(served: ServedRank) -> None:
+        dice = random.Random(f"aborts/{seed}/{served.number}")
+        requests = [served.submit([1 + number, 2, 3, 4, 5], 9) for number in range(5)]
+        for request in requests:
+            await asyncio.sleep(dice.uniform(0, 0.002))
+            if dice.random() < 0.6:
+                served.engine.abort(request)
+        await served.engine.drained()
+        assert all(request.finish for request in requests)
+
+    in_step(3, traffic, lambda rank: {"delayer": DELAYER})
+
+
+def test_ranks_that_end_at_about_the_same_time_part_together() -> None:
+    """None rebuilds the group, whoever is first; the first one waits for the last."""
+
+    async def traffic(served: ServedRank) -> ServedRank:
+        await read_all(served, [served.submit([1, 2, 3], 1 + 4 * served.number)])
+        return served
+
+    for served in in_step(3, traffic):
+        pipeline = served.engine.pipeline
+        assert pipeline.synced is not None
+        assert (pipeline.group.epoch, pipeline.synced.parting) == (0, (0, 1, 2))
+
+
+@both
+def test_rank_that_leaves_early_is_done_without(overlap: bool) -> None:
+    """After its farewell the others rebuild the group, and their texts are not touched."""
+
+    async def traffic(served: ServedRank) -> tuple[int, int]:
+        if served.number == 1:
+            return 0, 0
+        requests = [served.submit([1, 2, 3 + number], 40) for number in range(4)]
+        await read_all(served, requests)
+        for request in requests:
+            assert_right(served.model, request)
+        await asyncio.sleep(1.0)
+        await read_all(served, [served.submit([5], 3)])
+        group = served.engine.pipeline.group
+        return group.epoch, group.size
+
+    ended = run_ranks(3, traffic, options=lambda rank: {"farewell_s": 0.003, "overlap": overlap})
+    assert ended == [(1, 2), (0, 0), (1, 2)]
+
+
+def test_leaving_ends_what_runs_as_aborted() -> None:
+    """As an engine alone does; a request that comes then is aborted too."""
+
+    async def traffic(served: ServedRank) -> Request:
+        request = served.submit([1, 2, 3], 50)
+        if served.number == 0:
+            await anext(served.engine.stream(request))
+        return request
+
+    ended = run_ranks(2, traffic)
+    for request in ended:
+        assert isinstance(request, Request)
+        assert request.finish is FinishReason.ABORTED
+        assert isinstance(request.error, SchedulerClosedError)
+
+
+def test_negative_farewell_is_refused() -> None:
+    """With its value."""
+
+    async def traffic(served: ServedRank) -> None:
+        raise AssertionError("no engine was made")
+
+    [error] = run_ranks(1, traffic, options=lambda rank: {"farewell_s": -1.0})
+    assert isinstance(error, ValueError)
+    assert "farewell_s=-1.0" in str(error)
