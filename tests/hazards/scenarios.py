@@ -21,7 +21,7 @@ from aio_sched.engine.requests import Request, SamplingParams
 from aio_sched.inbox import Inbox
 from aio_sched.testing import Scenario, Trial
 from tests.aio_sched.engine.tiny import CHUNK, TINY, RiggedModel, assert_at_rest, rigged
-from tests.hazards.shipped import disaggregated, experts
+from tests.hazards.shipped import disaggregated, experts, parallel
 
 __all__ = [
     "SHIPPED",
@@ -207,4 +207,5 @@ SHIPPED: tuple[Scenario, ...] = (
     engine_with_aborts,
     *disaggregated.SHIPPED,
     *experts.SHIPPED,
+    *parallel.SHIPPED,
 )
