@@ -20,14 +20,17 @@ import buffers
 import streams
 from aio_sched.barrier import WarBarrier, WarPolicy
 from aio_sched.config import SchedulerConfig
+from aio_sched.engine.constraints import Automaton, Constraint
 from aio_sched.engine.engine import Engine
 from aio_sched.engine.errors import (
+    ConstraintError,
     EngineBusyError,
     PromptError,
     RequestAbortedError,
     RequestBusyError,
     RequestFailedError,
 )
+from aio_sched.engine.grammar import JsonSchema, Regex
 from aio_sched.engine.requests import FinishReason, Request, SamplingParams
 from aio_sched.engine.weights import load_model
 from aio_sched.errors import (
@@ -48,17 +51,22 @@ from buffers import *
 from streams import *
 
 __all__ = [
+    "Automaton",
+    "Constraint",
+    "ConstraintError",
     "Engine",
     "EngineBusyError",
     "FinishReason",
     "HostCopy",
     "Inbox",
     "InboxFullError",
+    "JsonSchema",
     "LoopLagMonitor",
     "OverlapScheduler",
     "Pipeline",
     "PipelineBusyError",
     "PromptError",
+    "Regex",
     "Request",
     "RequestAbortedError",
     "RequestBusyError",

@@ -6,5 +6,7 @@ admission.py   which requests make the next step (pure)
 pipeline.py    the three stages; request_pipeline.py: what every pipeline of requests shares
 model.py       the built-in byte-level transformer; weights.py loads it
 kv_cache.py    its keys and values, by slot
+constrained.py ``ConstrainedPipeline``, which ``Engine`` runs; delayed.py: its part on the device
+constraints.py what a constraint is; grammar.py: ``Regex``, ``JsonSchema``; guide.py: one request's
 sampling.py    greedy and seeded sampling on the device
 """

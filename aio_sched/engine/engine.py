@@ -4,6 +4,7 @@ from typing import Unpack
 
 from aio_sched.config import SchedulerOptions
 from aio_sched.engine.admission import Limits
+from aio_sched.engine.constrained import ConstrainedPipeline
 from aio_sched.engine.expert_pipeline import ExpertPipeline
 from aio_sched.engine.model import ByteTransformer
 from aio_sched.engine.pipeline import GenerationPipeline
@@ -51,6 +52,10 @@ class Engine(TextEngine[GenerationPipeline]):
         **options: Unpack[SchedulerOptions],
     ) -> None:
         limits = Limits(max_running, prefill_rows, chunk)
-        kind = ExpertPipeline if capture_experts else GenerationPipeline
-        pipeline = kind(model, device, limits, depth=options.get("depth", 2))
+        depth, name = options.get("depth", 2), options.get("name", "")
+        pipeline: GenerationPipeline = (
+            ExpertPipeline(model, device, limits, depth=depth)
+            if capture_experts
+            else ConstrainedPipeline(model, device, limits, depth=depth, name=name)
+        )
         super().__init__(pipeline, device, max_waiting=max_waiting, overlap=overlap, **options)

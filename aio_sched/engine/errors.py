@@ -3,6 +3,7 @@
 from streams.errors import AioSchedError
 
 __all__ = [
+    "ConstraintError",
     "EngineBusyError",
     "PromptError",
     "RequestAbortedError",
@@ -13,6 +14,10 @@ __all__ = [
 
 class PromptError(AioSchedError, ValueError):
     """The prompt cannot be continued by this model."""
+
+
+class ConstraintError(AioSchedError, ValueError):
+    """A constraint that cannot be understood, or that no text meets from here on."""
 
 
 class EngineBusyError(AioSchedError, RuntimeError):

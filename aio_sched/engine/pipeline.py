@@ -5,10 +5,12 @@ neighbours: a prefill of ``prefill_rows`` chunks, or a decode of ``max_running``
 Rows without a request use slot 0, the padding row. The token that a step samples
 reaches the next step through the relay, on the device: the host schedules decode n+1
 before it has seen token n, and discards what was sampled past the end of a text.
+Requests under a constraint have to wait for token n: ``constrained.py``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from aio_sched.engine.sampling import sample
 from aio_sched.engine.table import StepTable, decode_rows, decode_shape, prefill_rows, prefill_shape
 from aio_sched.stages import HostCopy, Step
 from buffers.access import Access
+from buffers.fields import FieldSpec
 from buffers.relay import RelayBuffer
 from buffers.slots import Slot
 from buffers.staging import StagingRing
@@ -30,7 +33,7 @@ from streams.device import Device
 from streams.launch import Launch
 from streams.monitor import freed, host_writes
 
-__all__ = ["Batch", "GenerationPipeline"]
+__all__ = ["Batch", "GenerationPipeline", "check_model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,22 +62,32 @@ class GenerationPipeline(RequestPipeline[Batch, HostCopy]):
         device: where the KV cache and the relay are allocated, which blocks.
         limits: sizes of a step; ``max_running`` requests hold a slot at once.
         depth: steps that the scheduler may have in flight.
+        relay_fields: what a subclass relays beside the tokens.
+        relay_name: see ``RelayBuffer``.
 
     Raises:
         ValueError: a size below 1, or a model on another device or not of bytes.
     """
 
     def __init__(
-        self, model: ByteTransformer, device: Device, limits: Limits, *, depth: int = 2
+        self,
+        model: ByteTransformer,
+        device: Device,
+        limits: Limits,
+        *,
+        depth: int = 2,
+        relay_fields: Mapping[str, FieldSpec] = MappingProxyType({}),
+        relay_name: str = "relay",
     ) -> None:
-        _check(model, device, limits)
+        check_model(model, device, limits)
         num_slots = limits.max_running
         super().__init__(num_slots, model.config.max_len)
         self.limits = limits
         self._model = model
         self._cache = KVCache(model.config, num_slots, device=device.torch_device)
         # RAW: steps read the cache's zeros, written on torch's current stream; this waits for it.
-        self._relay = RelayBuffer(device, num_slots, {"tokens": torch.int64})
+        fields = {"tokens": FieldSpec(torch.int64), **relay_fields}
+        self._relay = RelayBuffer(device, num_slots, fields, name=relay_name)
         self._tell_of_zeros(device)
         self._slots.follow(lambda slot: freed(device, self._rows((slot,)), "give_back"))
         # One upload a step: a block for each step in flight and one never run out.
@@ -143,18 +156,22 @@ class GenerationPipeline(RequestPipeline[Batch, HostCopy]):
     @torch.inference_mode()
     def _run_prefill(self, rows: Tensor) -> Tensor:
         table = StepTable(rows)
-        logits = self._model.prefill(
-            table.tokens, table.slots, table.starts, table.lengths, self._cache
-        )
-        return self._sample(table, logits)
+        return self._sample(table, self._prefill(table))
 
     @torch.inference_mode()
     def _run_decode(self, rows: Tensor) -> Tensor:
         table = StepTable(rows)
+        return self._sample(table, self._decode(table))
+
+    def _prefill(self, table: StepTable) -> Tensor:
+        return self._model.prefill(
+            table.tokens, table.slots, table.starts, table.lengths, self._cache
+        )
+
+    def _decode(self, table: StepTable) -> Tensor:
         # RAW: reads the token rows that the step before has stashed; one stream, FIFO.
-        tokens = self._relay.gather_rows(table.slots)["tokens"]
-        logits = self._model.decode(tokens, table.slots, table.starts, self._cache)
-        return self._sample(table, logits)
+        tokens = self._relay.gather_rows(table.slots, ["tokens"])["tokens"]
+        return self._model.decode(tokens, table.slots, table.starts, self._cache)
 
     def _sample(self, table: StepTable, logits: Tensor) -> Tensor:
         positions = table.starts + table.lengths
@@ -165,7 +182,8 @@ class GenerationPipeline(RequestPipeline[Batch, HostCopy]):
     def _rows(self, slots: Iterable[Slot | None]) -> tuple[Access, ...]:
         """Name the memory that belongs to some slots."""
         rows = tuple(sorted(slot.index for slot in slots if slot is not None))
-        return self._relay.access("tokens", rows), *self._cache.accesses(rows)
+        relay = (self._relay.access(field, rows) for field in self._relay.specs)
+        return *relay, *self._cache.accesses(rows)
 
     def _tell_of_zeros(self, device: Device) -> None:
         """Tell checkers that the cache was filled before any step."""
@@ -189,7 +207,12 @@ class GenerationPipeline(RequestPipeline[Batch, HostCopy]):
             raise
 
 
-def _check(model: ByteTransformer, device: Device, limits: Limits) -> None:
+def check_model(model: ByteTransformer, device: Device, limits: Limits) -> None:
+    """Refuse a model that an engine of bytes on this device cannot run.
+
+    Raises:
+        ValueError: a size below 1, or a model on another device or not of bytes.
+    """
     for name, size in limits._asdict().items():
         if size < 1:
             raise ValueError(f"{name}={size} is below 1; a step needs at least one")

@@ -10,6 +10,7 @@ from aio_sched.engine.requests import FinishReason, Request
 from aio_sched.errors import SchedulerClosedError, StepAbortedError
 from aio_sched.stages import Pipeline, Step
 from buffers.slots import SlotAllocator
+from streams.hazards import handoff
 
 __all__ = ["HasRequests", "RequestPipeline"]
 
@@ -40,8 +41,11 @@ class RequestPipeline(Pipeline[Inputs, Output]):
         waiting: requests without a slot, oldest first.
         running: requests with a slot, oldest first; ended ones too, while a step that
             uses their slot is on the device.
+        takes_constraints: whether its requests may have a ``SamplingParams.constraint``.
         is_empty: set while there is neither, and once the scheduler has stopped.
     """
+
+    takes_constraints = False
 
     def __init__(self, num_slots: int, max_len: int) -> None:
         self.max_len = max_len
@@ -113,6 +117,7 @@ class RequestPipeline(Pipeline[Inputs, Output]):
     def _unclaim(self, requests: Sequence[Request]) -> None:
         for request in requests:
             request.num_claims -= 1
+            handoff(request)  # the slot may be given back later, by the task that ends the request
             self._let_go(request)
 
     def _finish_all(
@@ -126,6 +131,7 @@ class RequestPipeline(Pipeline[Inputs, Output]):
         if not self._has_left(request) or request.num_claims:
             return
         if request.slot is not None:
+            handoff(request)
             self._slots.give_back(request.slot)
             request.slot = None
             self.running.remove(request)

@@ -8,6 +8,8 @@ from functools import cached_property
 from types import UnionType
 from typing import TYPE_CHECKING
 
+from aio_sched.engine.constraints import Constraint
+from aio_sched.engine.guide import Guide
 from aio_sched.wakeup import Wakeup
 from buffers.slots import Slot
 
@@ -37,6 +39,8 @@ class SamplingParams:
         seed: of the draws; the same request with the same seed gives the same
             tokens, whatever else runs.
         stop: ends the text after the first occurrence of these bytes.
+        constraint: what the whole text must be like, unless ``max_tokens`` or ``stop`` cuts it
+            off; ``Regex`` and ``JsonSchema`` are there.
 
     Raises:
         TypeError: a value of the wrong type.
@@ -47,6 +51,7 @@ class SamplingParams:
     temperature: float = 0.0
     seed: int = 0
     stop: bytes | None = None
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         # What is wrong must not get into a step, where it would hurt the others.
@@ -54,6 +59,7 @@ class SamplingParams:
         _check_type("temperature", self.temperature, float | int)
         _check_type("seed", self.seed, int)
         _check_type("stop", self.stop, bytes | None)
+        _check_type("constraint", self.constraint, Constraint | None)
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens={self.max_tokens} is below 1")
         if not 0.0 <= self.temperature <= 100.0:
@@ -83,13 +89,15 @@ class Request:
     Attributes:
         slot: its rows in the KV cache and the relay; None while it waits.
         num_prefilled: prompt tokens whose prefill is enqueued.
-        num_scheduled: output tokens whose sampling is enqueued.
+        num_scheduled: output tokens whose sampling is enqueued; with a guide, whose logits
+            are, from which a later step samples.
         num_claims: steps on the device that use the slot.
         output: tokens that were published.
         unread: published tokens that the reader has not taken yet; ``max_tokens`` at
             most, however slow the reader is.
         news: wakes the reader, of which there is one.
         is_read: whether a reader is at it.
+        guide: where it stands in its constraint; None without one.
         error: why it failed, or why it was aborted if nobody asked for that.
         routed_experts: int16 ``[tokens, layers, top_k]`` once it has ended, if the engine was
             made with ``capture_experts``: which experts each layer chose, best first, for each
@@ -108,6 +116,7 @@ class Request:
     unread: deque[int] = field(default_factory=deque)
     news: Wakeup = field(default_factory=Wakeup)
     is_read: bool = False
+    guide: Guide | None = None
     finish: FinishReason | None = None
     error: BaseException | None = None
     routed_experts: "Tensor | None" = None
@@ -121,7 +130,7 @@ class Request:
     def can_decode(self) -> bool:
         """Whether a next token can be scheduled."""
         is_prefilled = self.num_to_prefill == 0
-        has_more = self.num_scheduled < self.params.max_tokens
+        has_more = self.num_scheduled < self.params.max_tokens + (self.guide is not None)
         return is_prefilled and has_more and self.finish is None
 
     @property
@@ -129,8 +138,14 @@ class Request:
         """Position of the newest scheduled token: the next decode's input."""
         return len(self.prompt) + self.num_scheduled - 1
 
-    def take(self, token: int, end_of_text: int) -> None:
-        """Add one published token, and finish if it was the last one."""
+    def take(self, token: int, end_of_text: int, *, is_complete: bool = False) -> None:
+        """Add one published token, and finish if it was the last one.
+
+        Args:
+            token: what was sampled.
+            end_of_text: the token that ends a text.
+            is_complete: nothing but the end of the text can follow the token.
+        """
         if self.finish is not None:
             return  # sampled by a step that was in flight when the text ended
         if token == end_of_text:
@@ -141,6 +156,8 @@ class Request:
         stop = self.params.stop
         if stop is not None and self.output.endswith(stop):
             self.end(FinishReason.STOP)
+        elif is_complete:
+            self.end(FinishReason.END_OF_TEXT)
         elif len(self.output) == self.params.max_tokens:
             self.end(FinishReason.LENGTH)
         else:

@@ -53,7 +53,7 @@ def prefill_rows(chunks: Sequence[Chunk[Request]], limits: Limits) -> Tensor:
     """Build the table of a prefill on the host, padded to its fixed shape."""
     cells = array("q")
     for request, start, length, is_last in chunks:
-        cells.extend(_row(request, start, length, is_last))
+        cells.extend(_row(request, start, length, is_last and request.guide is None))
         cells.extend(request.prompt[start : start + length])
         cells.extend(bytes(limits.chunk - length))
     return _padded(cells, prefill_shape(limits))
@@ -63,7 +63,7 @@ def decode_rows(requests: Sequence[Request], limits: Limits) -> Tensor:
     """Build the table of a decode on the host, padded to its fixed shape."""
     cells = array("q")
     for request in requests:
-        cells.extend(_row(request, request.position, 1, True))
+        cells.extend(_row(request, request.position, 1, request.guide is None))
     return _padded(cells, decode_shape(limits))
 
 

@@ -8,12 +8,14 @@ from typing import Any, Generic, Self, TypeVar, Unpack
 
 from aio_sched.config import SchedulerOptions
 from aio_sched.engine.errors import (
+    ConstraintError,
     EngineBusyError,
     PromptError,
     RequestAbortedError,
     RequestBusyError,
     RequestFailedError,
 )
+from aio_sched.engine.guide import Guide
 from aio_sched.engine.request_pipeline import RequestPipeline
 from aio_sched.engine.requests import FinishReason, Request, SamplingParams
 from aio_sched.lifecycle import Scheduler
@@ -80,19 +82,25 @@ class TextEngine(Generic[P]):
         Raises:
             TypeError: the prompt is neither text nor bytes.
             PromptError: empty, or too long for the model's context, or with byte 0.
+            ConstraintError: the constraint cannot be understood, no text meets it, or this
+                engine knows no constraints.
             EngineBusyError: ``max_waiting`` requests wait already.
             SchedulerClosedError: the engine does not run.
         """
         params = SamplingParams() if params is None else params
         encoded = _encode(prompt)
         _check_prompt(encoded, params, self.pipeline.max_len)
+        guide = self._guide(params)
         self.scheduler.wake()
         if len(self.pipeline.waiting) >= self.max_waiting + self.pipeline.num_free_slots:
             raise EngineBusyError(
                 f"{self.max_waiting} requests wait already; retry later or raise max_waiting"
             )
-        request = Request(next(self._ids), encoded, params)
-        self.pipeline.add(request)
+        request = Request(next(self._ids), encoded, params, guide=guide)
+        if guide is not None and guide.must_end:
+            request.end(FinishReason.END_OF_TEXT)
+        else:
+            self.pipeline.add(request)
         return request
 
     async def stream(self, request: Request) -> AsyncGenerator[int, None]:
@@ -154,6 +162,16 @@ class TextEngine(Generic[P]):
     async def drained(self) -> None:
         """Wait until every request has ended and given its slot back, or the engine stopped."""
         await self.pipeline.is_empty.wait()
+
+    def _guide(self, params: SamplingParams) -> Guide | None:
+        if params.constraint is None:
+            return None
+        if not self.pipeline.takes_constraints:
+            raise ConstraintError(
+                f"{type(self.pipeline).__name__} cannot write under a constraint; leave it out, or "
+                "ask an Engine without capture_experts"
+            )
+        return Guide(params.constraint)
 
 
 def _encode(prompt: str | bytes) -> bytes:

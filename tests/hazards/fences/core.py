@@ -3,13 +3,13 @@
 from tests.hazards.fences import pipelines
 from tests.hazards.fences.entry import Fence, Rewrite
 
-__all__ = ["FENCES"]
+__all__ = ["FENCES", "FILL_ENDS", "HOST_MEMORY"]
 
-_HOST_MEMORY = (
+HOST_MEMORY = (
     "rows of a simulated device are host memory, filled before the constructor returns: nothing "
     "runs on torch's current stream, and each launch comes after what the host did"
 )
-_FILL_ENDS = Rewrite(
+FILL_ENDS = Rewrite(
     file="buffers/row_memory.py",
     function="RowMemory.__init__",
     begins="torch.accelerator.current_stream(",
@@ -86,13 +86,13 @@ FENCES = (
         "RAW: steps read the cache's zeros",
         pipelines.engine_with_aborts,
         ("RAW", "cache.keys"),
-        _FILL_ENDS,
-        redundant=_HOST_MEMORY,
+        FILL_ENDS,
+        redundant=HOST_MEMORY,
         covered_by="launch",
     ),
     Fence(
         "aio_sched/engine/pipeline.py",
-        "GenerationPipeline._run_decode",
+        "GenerationPipeline._decode",
         "RAW: reads the token rows that the step before has stashed",
         pipelines.engine_with_aborts,
         ("RAW", "relay.tokens"),
@@ -140,7 +140,7 @@ FENCES = (
         "RAW: our streams do not wait for torch's current stream",
         pipelines.fresh_rows,
         ("RAW", "relay.tokens"),
-        redundant=_HOST_MEMORY,
+        redundant=HOST_MEMORY,
         covered_by="launch",
     ),
     Fence(
