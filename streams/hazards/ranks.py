@@ -19,7 +19,15 @@ from contextvars import ContextVar
 from streams.hazards.meetings import Meetings, arrive, depart, tell_handoffs, tell_meetings
 from streams.hazards.order import Clock, HostActor, join
 
-__all__ = ["RankHosts", "arrive", "depart", "rank_scope"]
+__all__ = [
+    "RankHosts",
+    "Ranked",
+    "Unranked",
+    "arrive",
+    "current_rank",
+    "depart",
+    "rank_scope",
+]
 
 _rank: ContextVar[int | None] = ContextVar("rank", default=None)
 
@@ -31,8 +39,9 @@ def rank_scope(rank: int) -> Iterator[None]:
     A checker with one clock for the host keeps one for each rank instead, so that ranks which
     touch the same memory need a collective between them (``arrive``, ``depart``), an event or
     ``handoff``: to begin or to end a block orders nothing. Code outside of every block is in
-    order with all ranks, as the tasks of one host are. A strict checker has its clocks by
-    task, and is told nothing here.
+    order with all ranks, as the tasks of one host are, but leads from none to another. A strict
+    checker has its clocks by task; a task is its rank's if it was made inside the block, and
+    wakes or awaits of tasks of two ranks order nothing.
 
     Args:
         rank: whose the block is; inside another block the inner one counts.
@@ -49,21 +58,39 @@ def rank_scope(rank: int) -> Iterator[None]:
         _rank.reset(former)
 
 
-class _Outside(HostActor):
-    """The host outside of all ranks: it comes after what they did, and they after what it did.
+def current_rank() -> int | None:
+    """Return for which rank the running code acts, if for any."""
+    return _rank.get()
 
-    But no rank comes after another one for its sake: what it saw of ranks it keeps to itself.
+
+class Ranked(HostActor):
+    """The host, or a task, as far as it acts for one rank."""
+
+    __slots__ = ("rank",)
+    joined_by = "a collective or handoff"
+
+    def __init__(self, actor_id: int, name: str, rank: int) -> None:
+        super().__init__(actor_id, name)
+        self.rank = rank
+
+
+class Unranked(HostActor):
+    """The host, or a task, outside of all ranks: in order with each of them.
+
+    But no rank comes after another one for its sake: what it saw of ranks it keeps apart.
 
     Attributes:
         known: its clock without what is there for the ranks' sake. The same object as
-            ``clock`` as long as there are none.
+            ``clock`` as long as there is nothing of the kind.
+        seen: what is there for the sake of each rank, where somebody asks for that.
     """
 
-    __slots__ = ("known",)
+    __slots__ = ("known", "seen")
 
-    def __init__(self, actor_id: int) -> None:
-        super().__init__(actor_id, "host")
+    def __init__(self, actor_id: int, name: str) -> None:
+        super().__init__(actor_id, name)
         self.known = self.clock
+        self.seen: dict[int, Clock] = {}
 
     def access(self) -> int:
         """Count an access made now."""
@@ -76,17 +103,16 @@ class _Outside(HostActor):
         if self.passed is not None:
             join(self.clock, clock)
 
+    def see(self, rank: int, clock: Clock) -> None:
+        """Come after ``clock`` of a rank, without leading any other one there."""
+        self.part()
+        join(self.seen.setdefault(rank, {}), clock)
+        join(self.clock, clock)
+
     def part(self) -> None:
         """Keep what ranks did apart from now on."""
         if self.passed is None:
             self.clock, self.passed = dict(self.known), self.known
-
-
-class _Rank(HostActor):
-    """The host as far as it acts for one rank."""
-
-    __slots__ = ()
-    joined_by = "a collective or handoff"
 
 
 class RankHosts:
@@ -100,8 +126,8 @@ class RankHosts:
     def __init__(self, ids: Iterator[int], lock: "threading.RLock") -> None:
         self._ids = ids
         self._lock = lock
-        self._ranks: dict[int, _Rank] = {}
-        self._outside = _Outside(next(ids))
+        self._ranks: dict[int, Ranked] = {}
+        self._outside = Unranked(next(ids), "host")
         self._meetings = Meetings()
         tell_meetings(self)
 
@@ -149,8 +175,8 @@ class RankHosts:
         with self._lock:
             self._meetings.take(meeting, self.current())
 
-    def _begin(self, rank: int) -> _Rank:
-        actor = self._ranks[rank] = _Rank(next(self._ids), f"rank {rank}")
+    def _begin(self, rank: int) -> Ranked:
+        actor = self._ranks[rank] = Ranked(next(self._ids), f"rank {rank}", rank)
         self._outside.part()
         tell_handoffs(self)
         return actor

@@ -77,7 +77,7 @@ async def run_ranks(rank_main: Callable[[int], Awaitable[Any]]) -> list[Any]:
         with rank_scope(rank):
             main = asyncio.ensure_future(rank_main(rank))
         assert isinstance(main, asyncio.Task)
-        main.set_name(f"rank {rank}")
+        main.set_name(f"main_{rank}")
         tasks.append(main)
     return await asyncio.gather(*tasks)
 
@@ -186,7 +186,7 @@ async def frame_is_reused_after_the_deadline(trial: Trial, is_fixed: bool) -> An
 
 def between(earlier: int, later: int) -> str:
     """Match the missing edge, whether the actors are ranks or tasks."""
-    return rf"missing: (task ')?rank {earlier}'? -> (task ')?rank {later}'? \("
+    return rf"missing: (task \S+ of )?rank {earlier} -> (task \S+ of )?rank {later} \("
 
 
 MINIATURES = (
@@ -194,7 +194,7 @@ MINIATURES = (
         "R1",
         FoundBy.PROGRESS,
         DeadlockError,
-        r"rank 0.*meet waits for Event\.wait",
+        r"main_0.*meet waits for Event\.wait",
         rank_without_work_skips_the_exchange,
     ),
     Miniature(
@@ -215,7 +215,7 @@ MINIATURES = (
         "R5",
         FoundBy.PROGRESS,
         DeadlockError,
-        r"rank 0.*meet waits for Event\.wait",
+        r"main_0.*meet waits for Event\.wait",
         rank_that_stopped_is_waited_for,
     ),
     Miniature(

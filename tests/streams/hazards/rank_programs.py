@@ -4,26 +4,49 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from streams.hazards import HazardChecker, arrive, depart, handoff, rank_scope
+from streams.hazards.tasks import Token
 from tests.streams.hazards.closure import Node
 from tests.streams.hazards.programs import Program, StrictProgram
 
 __all__ = ["MeetingProgram", "RankProgram", "StrictRankProgram"]
 
 Nodes = frozenset[Node]
+NONE: Nodes = frozenset()
 
 
 class MeetingProgram(Program):
-    """Calls of random ranks, and of none; who departs comes after all who arrived."""
+    """Calls of random ranks, and of none; who departs comes after all who arrived.
+
+    Attributes:
+        rank: who acts; None outside of all ranks.
+        outside: what the next thing that any rank does comes after, as far as is known here.
+        seen: what the next thing of each rank comes after; the outside comes after all of it.
+    """
 
     def __init__(self, seed: int, checker: HazardChecker, num_calls: int = 30) -> None:
         self.rank: int | None = None
+        self.outside = NONE
+        self.seen: dict[int, Nodes] = {}
         super().__init__(seed, checker, num_calls)
         self.ranks: list[int | None] = [None, *range(self.random.randint(1, 3))]
-        self.meetings: list[tuple[object, Nodes]] = [(_Meeting(), frozenset()) for _ in range(2)]
+        self.meetings: list[tuple[object, Nodes]] = [(_Meeting(), NONE) for _ in range(2)]
+
+    @property
+    def host(self) -> Nodes:
+        """What the next thing that is done here comes after."""
+        if self.rank is None:
+            return self.outside.union(*self.seen.values())
+        return self.outside | self.seen.get(self.rank, NONE)
+
+    @host.setter
+    def host(self, nodes: Nodes) -> None:
+        if self.rank is not None:
+            self.seen[self.rank] = nodes
+        elif nodes:  # ranks come after these, but not after what ranks did before these
+            self.outside = frozenset({self.closure.node(self.outside, alone=nodes)})
 
     def step(self) -> None:
-        """Make one call for some rank."""
-        self.rank = self.random.choice(self.ranks)
+        """Make one call for whoever acts."""
         with nullcontext() if self.rank is None else rank_scope(self.rank):
             super().step()
 
@@ -42,32 +65,27 @@ class MeetingProgram(Program):
         depart(meeting)
         self._observe(nodes)
 
+    def _observe(self, nodes: Nodes) -> None:
+        if self.rank is None:
+            self.outside = frozenset({self.closure.node(self.outside, nodes)})
+        else:
+            super()._observe(nodes)
+
 
 class RankProgram(MeetingProgram):
-    """One clock per rank: what is outside of them is in order with each, and leads to none."""
+    """One clock per rank; anybody may act at any time."""
 
     def __init__(self, seed: int, checker: HazardChecker) -> None:
-        self.outside: Nodes = frozenset()
-        self.hosts: dict[int, Nodes] = {}
         super().__init__(seed, checker)
-        self.boxes: list[tuple[object, Nodes]] = [(_Meeting(), frozenset()) for _ in range(2)]
+        self.boxes: list[tuple[object, Nodes]] = [(_Meeting(), NONE) for _ in range(2)]
         for rank in range(len(self.ranks) - 1):
             with rank_scope(rank):
                 arrive(_Meeting())  # begins it: a later one comes after what is forgotten by then
 
-    @property
-    def host(self) -> Nodes:
-        """What the next thing that the acting rank does comes after."""
-        if self.rank is None:
-            return self.outside.union(*self.hosts.values())
-        return self.outside | self.hosts.get(self.rank, frozenset())
-
-    @host.setter
-    def host(self, nodes: Nodes) -> None:
-        if self.rank is not None:
-            self.hosts[self.rank] = nodes
-        elif nodes:  # ranks come after these, but not after what ranks did before these
-            self.outside = frozenset({self.closure.node(self.outside, alone=nodes)})
+    def step(self) -> None:
+        """Make one call for some rank."""
+        self.rank = self.random.choice(self.ranks)
+        super().step()
 
     def calls(self) -> list[Callable[[], None]]:
         """Return what may be called, hand-overs between ranks as well."""
@@ -81,15 +99,35 @@ class RankProgram(MeetingProgram):
             self._observe(nodes)
             self.boxes[at] = (box, self.host)
 
-    def _observe(self, nodes: Nodes) -> None:
-        if self.rank is None:
-            self.outside = frozenset({self.closure.node(self.outside, nodes)})
-        else:
-            super()._observe(nodes)
-
 
 class StrictRankProgram(MeetingProgram, StrictProgram):
-    """A clock per task: a rank is only a name."""
+    """Callbacks of ranks, which wake others of their rank, of other ranks and of none."""
+
+    def __init__(self, seed: int, checker: HazardChecker) -> None:
+        self.waiting: list[tuple[Token, Nodes, dict[int, Nodes]]] = []
+        super().__init__(seed, checker)
+
+    def calls(self) -> list[Callable[[], None]]:
+        """Return what may be called; most of it is about callbacks and host accesses."""
+        return [*super().calls(), *[self.switch, self.post, self.touch] * 10]
+
+    def post(self) -> None:
+        super().post()
+        self.waiting.append((self.posted[-1][0], self.outside, dict(self.seen)))
+
+    def switch(self) -> None:
+        if not self.waiting:
+            return
+        token, outside, seen = self.waiting.pop(self.random.randrange(len(self.waiting)))
+        self.observer.ran()
+        self.observer.running(token)
+        if self.random.random() < 0.6:  # a callback in another context than its poster's
+            self.rank = self.random.choice(self.ranks)
+        else:
+            self.rank = token.rank
+        self.outside, self.seen = outside, seen
+        if self.rank is not None:
+            self.outside, self.seen = NONE, {self.rank: self.host}
 
 
 class _Meeting:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from streams.hazards import ranks, shadow
+from streams.hazards import ranks, shadow, tasks
 from streams.hazards.order import Clock, HostActor, Order, StreamActor
-from streams.hazards.ranks import RankHosts, _Outside
+from streams.hazards.ranks import Ranked, RankHosts, Unranked
 from streams.hazards.shadow import Cell, Use
 from streams.hazards.tasks import TaskHosts, Token
 from tests.streams.hazards.programs import Program, StrictProgram
@@ -61,7 +61,7 @@ def no_check_of_reads(self: Cell, use: Use, clock: Clock) -> list[Use]:
 def begin_alone(self: RankHosts, rank: int) -> HostActor:
     """Let what is outside of the ranks lead from one to another."""
     with pytest.MonkeyPatch.context() as without:
-        without.setattr(_Outside, "part", lambda self: None)
+        without.setattr(Unranked, "part", lambda self: None)
         return begin(self, rank)
 
 
@@ -96,6 +96,8 @@ BLINDINGS: list[tuple[type, str, Callable[..., Any], type[Program]]] = [
     (TaskHosts, "arrive", lambda self, meeting: None, StrictRankProgram),
     (TaskHosts, "depart", lambda self, meeting: None, StrictRankProgram),
     (TaskHosts, "arrive", arrive_behind_others, StrictRankProgram),
+    (Unranked, "see", lambda self, rank, clock: None, StrictRankProgram),
+    (Unranked, "access", HostActor.access, StrictRankProgram),
     (RankHosts, "arrive", lambda self, meeting: None, RankProgram),
     (RankHosts, "depart", lambda self, meeting: None, RankProgram),
     (RankHosts, "arrive", arrive_behind_others, RankProgram),
@@ -104,6 +106,18 @@ BLINDINGS: list[tuple[type, str, Callable[..., Any], type[Program]]] = [
     (RankHosts, "current", current_without_outside, RankProgram),
     (RankHosts, "_begin", begin_alone, RankProgram),
 ]
+
+
+def follow_across_ranks(actor: Ranked | Unranked, token: Token) -> None:
+    """Let a wake-up order whoever is woken, of whichever rank."""
+    actor.learn(token.clock)
+
+
+def test_wake_up_that_leads_from_rank_to_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ranks are processes it wakes nobody."""
+    monkeypatch.setattr(tasks, "_follow", follow_across_ranks)
+    with pytest.raises(AssertionError, match="not reported"):
+        compare(StrictRankProgram, range(600))
 
 
 @pytest.mark.parametrize(

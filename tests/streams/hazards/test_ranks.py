@@ -5,6 +5,7 @@ import gc
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from contextvars import Context
 from dataclasses import replace
 from typing import Any
 
@@ -328,6 +329,26 @@ def test_tasks_that_meet_are_in_order(strict: bool) -> None:
             uses(device, cell, is_write=True)
 
     assert kinds_of(meets, strict=strict) == []
+
+
+@pytest.mark.parametrize("reader", [0, 1])
+def test_wake_up_by_way_of_the_outside_leads_back_only(reader: int) -> None:
+    """A timer of the bridge, say: it wakes tasks of any rank, and one of them has set it."""
+    woken = [asyncio.Event() for _ in range(2)]
+
+    async def wakes(device: Device, cell: torch.Tensor, rank: int) -> None:
+        async def reads() -> None:
+            await woken[rank].wait()
+            uses(device, cell, is_write=False)
+
+        reading = asyncio.create_task(reads() if rank == reader else asyncio.sleep(0))
+        if rank == 0:
+            await asyncio.sleep(1)
+            uses(device, cell, is_write=True)
+            asyncio.get_running_loop().call_soon(woken[reader].set, context=Context())
+        await reading
+
+    assert kinds_of(wakes, strict=True) == ([] if reader == 0 else ["RAW"])
 
 
 def test_inner_scope_counts() -> None:
