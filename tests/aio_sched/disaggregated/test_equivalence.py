@@ -79,7 +79,7 @@ async def read(engine: TextEngine[Any], request: Request, leaves_after: int | No
 
 @given(traces, st.integers(1, 5), st.integers(0, 3), st.sampled_from([1, 2, 3]))
 @settings(
-    max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=30, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_two_sides_write_the_texts_of_one_engine(
