@@ -118,16 +118,17 @@ class DelayedSampling:
         """
         guided = tuple(request for request in requests if request.guide is not None)
         slots = [request.slot for request in guided if request.slot is not None]
-        # RAW: reads the logits that the step before has kept; one stream, FIFO. As arguments,
-        # those launches also fail this one if they failed.
+        # As arguments: if a launch failed that was to keep the logits, so does the sampling.
         kept_by = list(dict.fromkeys(self._kept_by[slot.index] for slot in slots))
         uses = (self._relay.gathers(slots, "logits"), self._relay.publishes(slots, "tokens"))
+        # RAW: sampling reads the logits that the model has kept in the step before, and the model
+        # the tokens that are sampled here; one stream, FIFO.
         step.watch(self._relay.launch(self._sample, table, masks, kept_by, uses=uses))
         if self._mirror is None:
             self._mirror = HostMirror(self._relay, ["tokens"])
         values = self._mirror.pull(slots)
         assert values.launch is not None, "this mirror pulls"
-        # A slot's next owner writes its token row: copy_done, which frees it, waits for the pull.
+        # The slot is free with copy_done, which therefore stands for the pull as well.
         step.watch(values.launch)
         self.newest = Delayed(guided, values)
         return self.newest

@@ -21,7 +21,7 @@ from aio_sched.engine.requests import Request, SamplingParams
 from aio_sched.inbox import Inbox
 from aio_sched.testing import Scenario, Trial
 from tests.aio_sched.engine.tiny import CHUNK, TINY, RiggedModel, assert_at_rest, rigged
-from tests.hazards.shipped import disaggregated, experts, parallel
+from tests.hazards.shipped import constrained, disaggregated, experts, parallel
 
 __all__ = [
     "SHIPPED",
@@ -205,6 +205,7 @@ SHIPPED: tuple[Scenario, ...] = (
     embeddings,
     engine,
     engine_with_aborts,
+    *constrained.SHIPPED,
     *disaggregated.SHIPPED,
     *experts.SHIPPED,
     *parallel.SHIPPED,
