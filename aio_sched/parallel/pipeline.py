@@ -40,6 +40,8 @@ class RankStats(NamedTuple):
         batches: batches that it ran, idle ones included.
         idle_batches: batches that it ran only because another rank had work.
         serial_batches: batches that did not overlap with their neighbours.
+        digest: of all that the ranks have decided, if they check: the same on all of them
+            after the same pass; 0 otherwise.
         delayer: what was decided about prefills.
     """
 
@@ -47,6 +49,7 @@ class RankStats(NamedTuple):
     batches: int
     idle_batches: int
     serial_batches: int
+    digest: int
     delayer: DelayerStats
 
 
@@ -105,7 +108,7 @@ class DataParallelPipeline(GenerationPipeline):
     def rank_stats(self) -> RankStats:
         """What this rank did so far."""
         counts = (self._num_passes, self._num_batches, self._num_idle, self._num_serial)
-        return RankStats(*counts, self._delayer.stats)
+        return RankStats(*counts, self._consensus.digest, self._delayer.stats)
 
     async def leave(self, farewell_s: float) -> None:
         """End all requests as aborted, and leave the group; see ``Membership.leave``."""
