@@ -31,6 +31,7 @@ from aio_sched.engine.errors import (
     RequestFailedError,
 )
 from aio_sched.engine.grammar import JsonSchema, Regex
+from aio_sched.engine.experts import MixtureTransformer, load_mixture
 from aio_sched.engine.requests import FinishReason, Request, SamplingParams
 from aio_sched.engine.weights import load_model
 from aio_sched.errors import (
@@ -62,6 +63,7 @@ __all__ = [
     "InboxFullError",
     "JsonSchema",
     "LoopLagMonitor",
+    "MixtureTransformer",
     "OverlapScheduler",
     "Pipeline",
     "PipelineBusyError",
@@ -83,6 +85,7 @@ __all__ = [
     "TraceRecorder",
     "WarBarrier",
     "WarPolicy",
+    "load_mixture",
     "load_model",
 ]
 __all__ += buffers.__all__
