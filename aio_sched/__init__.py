@@ -30,8 +30,8 @@ from aio_sched.engine.errors import (
     RequestBusyError,
     RequestFailedError,
 )
-from aio_sched.engine.grammar import JsonSchema, Regex
 from aio_sched.engine.experts import MixtureTransformer, load_mixture
+from aio_sched.engine.grammar import JsonSchema, Regex
 from aio_sched.engine.requests import FinishReason, Request, SamplingParams
 from aio_sched.engine.weights import load_model
 from aio_sched.errors import (
