@@ -10,8 +10,17 @@ links.py         a process group and its tensors; works.py awaits its collective
 meeting_place.py the store through which ranks find each other; threads.py asks it
 selection.py     ``choose_group``: the host's group, the device's, or none
 errors.py        what can go wrong between ranks
+
+engine.py        ``DataParallelEngine``: one rank of a service whose ranks step together
+pipeline.py      its stages: a pass with the other ranks in each prepare
+membership.py    asleep until one rings, leaving, going on with fewer
+global_batch.py  what all ranks run in a step (pure); batch_sync.py gathers it
+consensus.py     do all decide the same, and who did not first; decision_log.py (pure)
 """
 
+from aio_sched.parallel.batch_sync import BatchSync
+from aio_sched.parallel.consensus import RankConsensus, RankDivergedError
+from aio_sched.parallel.engine import DataParallelEngine
 from aio_sched.parallel.errors import (
     FrameError,
     RankBusyError,
@@ -21,23 +30,35 @@ from aio_sched.parallel.errors import (
     RankMismatchError,
 )
 from aio_sched.parallel.frames import MAX_KIND, MAX_VALUES
+from aio_sched.parallel.global_batch import GlobalBatch, Mode, RankState, SyncPolicy
 from aio_sched.parallel.group import RankGroup
 from aio_sched.parallel.in_process import InProcessRanks
 from aio_sched.parallel.joining import open_rank_group
+from aio_sched.parallel.pipeline import DataParallelPipeline, RankStats
 from aio_sched.parallel.selection import RankSync, choose_group
 
 __all__ = [
     "MAX_KIND",
     "MAX_VALUES",
+    "BatchSync",
+    "DataParallelEngine",
+    "DataParallelPipeline",
     "FrameError",
+    "GlobalBatch",
     "InProcessRanks",
+    "Mode",
     "RankBusyError",
+    "RankConsensus",
+    "RankDivergedError",
     "RankGroup",
     "RankGroupClosedError",
     "RankGroupMissingError",
     "RankLostError",
     "RankMismatchError",
+    "RankState",
+    "RankStats",
     "RankSync",
+    "SyncPolicy",
     "choose_group",
     "open_rank_group",
 ]
