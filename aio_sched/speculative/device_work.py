@@ -104,12 +104,22 @@ class DeviceWork:
     # Draft and verify -------------------------------------------------------
 
     @torch.inference_mode()
-    def begin_draft(self, rows: Tensor, draws: bool) -> DraftStart:
-        """Read where each row stands, and claim the cells of its drafted tokens."""
+    def claim_cells(self, rows: Tensor) -> Tensor:
+        """Claim the cells of the drafted tokens; return where each row stands.
+
+        Returns:
+            Lengths and last tokens, int64 ``[2, B]``.
+        """
         table = StepTable(rows)
         relayed = self.relay.gather_rows(table.slots, keep=True)
-        cells = self.inputs.claim(relayed["lengths"], table)
-        return DraftStart(table, relayed["lengths"], relayed["tokens"], cells, draws)
+        self.inputs.claim(relayed["lengths"], table)
+        return torch.stack((relayed["lengths"], relayed["tokens"]))
+
+    @torch.inference_mode()
+    def begin_draft(self, rows: Tensor, standing: Tensor, draws: bool) -> DraftStart:
+        """Read the claimed cells; behind this a draft needs the shared ones no more."""
+        lengths, last = standing.unbind(0)
+        return DraftStart(StepTable(rows), lengths, last, self.inputs.claimed(), draws)
 
     @torch.inference_mode()
     def draft(self, start: DraftStart) -> Tensor:

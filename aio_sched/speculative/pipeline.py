@@ -178,9 +178,8 @@ class SpeculativePipeline(RequestPipeline[SpeculativeBatch, HostCopy]):
         cells, own = work.inputs.accesses("cells"), self._draft_rows(inputs)
         late = cells if work.drafter.reads_shared_cells else ()
         relayed = self._relayed(inputs, "tokens", "lengths")
-        start = step.launch(
-            work.begin_draft, inputs.table, inputs.draws, reads=(*relayed, *cells), writes=cells
-        )
+        standing = step.launch(work.claim_cells, inputs.table, reads=relayed, writes=cells)
+        start = step.launch(work.begin_draft, inputs.table, standing, inputs.draws, reads=cells)
         if not late and self._plan is PlanPolicy.TARGETED:
             self._gate.post(step, step.forward_stream.record("draft_cells_read"))
         return start, step.launch(work.draft, start, reads=(*own, *late), writes=own)

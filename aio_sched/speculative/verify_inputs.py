@@ -82,11 +82,14 @@ class VerifyInputs:
             for name, memory in every.items()
         )
 
-    def claim(self, lengths: Tensor, table: StepTable) -> Cells:
-        """Claim the cells that a draft writes, one less than a verify; return a copy of them."""
+    def claim(self, lengths: Tensor, table: StepTable) -> None:
+        """Claim the cells that a draft writes: one less than the verify will have."""
         drafted = self.cells[:, :, :-1]
         drafted.copy_(Cells.behind(lengths, table, drafted.shape[2]))
-        return Cells(drafted.clone())
+
+    def claimed(self) -> Cells:
+        """Return a copy of the claimed cells, which the plan will write over."""
+        return Cells(self.cells[:, :, :-1].clone())
 
     def plan(self, lengths: Tensor, table: StepTable, *, draws: bool) -> None:
         """Make all that a verify needs and that does not depend on what is drafted.
