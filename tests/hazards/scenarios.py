@@ -21,7 +21,7 @@ from aio_sched.engine.requests import Request, SamplingParams
 from aio_sched.inbox import Inbox
 from aio_sched.testing import Scenario, Trial
 from tests.aio_sched.engine.tiny import CHUNK, TINY, RiggedModel, assert_at_rest, rigged
-from tests.hazards.shipped import constrained, disaggregated, experts, parallel
+from tests.hazards.shipped import constrained, disaggregated, experts, parallel, speculative
 
 __all__ = [
     "SHIPPED",
@@ -209,4 +209,5 @@ SHIPPED: tuple[Scenario, ...] = (
     *disaggregated.SHIPPED,
     *experts.SHIPPED,
     *parallel.SHIPPED,
+    *speculative.SHIPPED,
 )

@@ -1,4 +1,4 @@
-"""Speculative decoding, with tiny models: ``SPECULATIVE`` are its scenarios."""
+"""Speculative decoding, with tiny models: ``SHIPPED`` are its scenarios."""
 
 import asyncio
 from contextlib import aclosing
@@ -14,7 +14,7 @@ from tests.aio_sched.engine.tiny import assert_at_rest
 from tests.aio_sched.speculative.tiny import MuteDrafter, draft_model, engine_on
 
 __all__ = [
-    "SPECULATIVE",
+    "SHIPPED",
     "speculative",
     "speculative_planned_behind_the_draft",
     "speculative_planned_in_between",
@@ -53,7 +53,7 @@ async def speculative_with_aborts(trial: Trial) -> Any:
         return await asyncio.gather(*(_read(engine, each, 1 + 2 * each.id) for each in requests))
 
 
-SPECULATIVE = (
+SHIPPED = (
     speculative,
     speculative_without_host_lengths,
     speculative_planned_behind_the_draft,
