@@ -29,7 +29,8 @@ class Engine(TextEngine[GenerationPipeline]):
         chunk: bytes of each that it reads; a longer prompt takes several steps, and the
             running requests decode between them.
         overlap: False runs the same pipeline one step at a time.
-        capture_experts: fill ``Request.routed_experts``; needs a model with experts.
+        capture_experts: fill ``Request.routed_experts``; needs a model with experts, and its
+            requests can have no constraint.
         options: the scheduler's, ``depth=3`` for one; see ``OverlapScheduler``. Engines
             that share a device each need their own ``name``.
 

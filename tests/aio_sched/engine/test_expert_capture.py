@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 from aio_sched.engine.engine import Engine
-from aio_sched.engine.errors import RequestFailedError
+from aio_sched.engine.errors import ConstraintError, RequestFailedError
+from aio_sched.engine.grammar import Regex
 from aio_sched.engine.requests import FinishReason, Request, SamplingParams
 from buffers.capture import CaptureCache
 from buffers.errors import CaptureOverflowError, CaptureRowsError
@@ -237,3 +238,10 @@ def test_model_without_experts_is_refused() -> None:
         pytest.raises(ValueError, match=r"RiggedModel has no experts.*load_mixture\(\)"),
     ):
         Engine(rigged(), device, capture_experts=True)
+
+
+async def test_constraint_is_refused() -> None:
+    """The tokens under a constraint are read by other steps than those that sample them."""
+    async with running(MODEL, capture_experts=True) as engine:
+        with pytest.raises(ConstraintError):
+            engine.submit(PROMPT, SamplingParams(max_tokens=4, constraint=Regex("a*")))
