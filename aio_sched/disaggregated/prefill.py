@@ -179,7 +179,7 @@ class PrefillPipeline(GenerationPipeline):
         unsent = [each for each in self.outbox if isinstance(each, HandOver) and each.id == number]
         if unsent:
             self.outbox.remove(unsent[0])
-            self._forget(number)
+            del self.away[number]
         else:
             self.outbox.append(Abort(number))
             self.news.set()
@@ -193,13 +193,8 @@ class PrefillPipeline(GenerationPipeline):
             self.credits.give_back(request.id)
         return away
 
-    def _forget(self, number: int) -> None:
-        del self.away[number]
-        self.credits.give_back(number)
-        self._tell_if_empty()
-
     def _ended_there(self, request: Request, ended: Ended, peer: str) -> None:
-        self._forget(request.id)
+        del self.away[request.id]
         error = RemoteRequestError(f"{peer}: {ended.error}") if ended.error else None
         request.end(ended.reason, error)
         self._let_go(request)

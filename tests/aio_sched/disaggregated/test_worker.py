@@ -123,6 +123,7 @@ def test_prefill_side_that_is_gone_leaves_nothing_behind(orderly: bool) -> None:
             for number in range(3):
                 await fake.link.send(handed(number, params=SamplingParams(max_tokens=60)))
             await fake.link.receive()
+            requests = [*worker.pipeline.running, *worker.pipeline.waiting]
             if orderly:
                 await fake.link.send(Bye())
                 await serving
@@ -130,6 +131,8 @@ def test_prefill_side_that_is_gone_leaves_nothing_behind(orderly: bool) -> None:
                 await fake.link.aclose()
                 with pytest.raises(PeerLostError, match="prefill has closed"):
                     await serving
+            assert FinishReason.ABORTED in [each.finish for each in requests]
+            assert None not in [each.finish for each in requests]
             await worker.pipeline.is_empty.wait()
             assert worker.pipeline.num_free_slots == 2
             near, far = local_link()
