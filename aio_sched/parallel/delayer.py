@@ -52,6 +52,8 @@ class Reason(enum.StrEnum):
     """It was refused as often, or for as long, as it may be."""
     TOKEN_WATERMARK = "token_watermark"
     """A rank uses so little of its memory that it must not be held back."""
+    RESUMES = "resumes"
+    """A rank has read a prompt in part: to leave it there would help nobody."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ class DelayerLimits:
         delay_idle: refuse also while no rank has anything running, as upstream does. Then
             a rank whose prefill was refused must make the next pass of its own accord;
             otherwise a refusal means that some rank decodes.
+        delay_resumed: refuse also while a rank has read a prompt in part, as upstream does.
+            Ranks with prompts of different length then wait for each other in the middle of
+            them, over and over; see ``Reason.RESUMES``.
 
     Raises:
         ValueError: a value is out of its range.
@@ -92,6 +97,7 @@ class DelayerLimits:
     max_prefill: int | None = None
     window: int = 16
     delay_idle: bool = False
+    delay_resumed: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_running", "max_passes", "max_prefill", "window"):
@@ -120,6 +126,7 @@ class RankReport(NamedTuple):
         queue: prompts that wait.
         waited_us: microseconds since the first refusal of this wait, 0 without one.
         quiet_us: microseconds since its queue last grew.
+        resumes: 1 if it could prefill, and would go on with a prompt that it has read in part.
     """
 
     prefillable: int
@@ -129,6 +136,7 @@ class RankReport(NamedTuple):
     queue: int = 0
     waited_us: int = 0
     quiet_us: int = 0
+    resumes: int = 0
 
 
 class DelayState(NamedTuple):
@@ -211,7 +219,8 @@ def decide(
     wants = _is_worth_waiting(estimate, ranks, limits)
     is_first = wants and estimate is Estimate.ALL and not state.is_warm
     reason = _allowing(estimate, ranks, state, limits, wants=wants and not is_first)
-    is_warm = state.is_warm or (is_first and reason is not Reason.TOKEN_WATERMARK)
+    is_let_through = is_first and reason in (Reason.NO_WAIT, Reason.WAIT_SUCCESS)
+    is_warm = state.is_warm or is_let_through
     waited_us = max(rank.waited_us for rank in ranks)
     if reason is None:
         refusals = state.refusals + 1
@@ -240,6 +249,8 @@ def _allowing(
         return Reason.NOTHING_WAITS
     if any(rank.force_allow for rank in ranks):
         return Reason.TOKEN_WATERMARK
+    if not limits.delay_resumed and any(rank.resumes for rank in ranks):
+        return Reason.RESUMES
     if not wants:
         return Reason.WAIT_SUCCESS if state.refusals else Reason.NO_WAIT
     if not limits.delay_idle and not any(rank.running for rank in ranks):

@@ -178,7 +178,8 @@ class DataParallelPipeline(GenerationPipeline):
         num_unread = sum(request.num_to_prefill > 0 for request in self.running)
         num_decoding = sum(request.can_decode for request in self.running)
         usage = 1 - self.num_free_slots / self.limits.max_running
-        return RankLoad(num_decoding, len(self.waiting) + num_unread, usage)
+        resumes = any(chunk.start > 0 for chunk in self._plan().prefill)
+        return RankLoad(num_decoding, len(self.waiting) + num_unread, usage, resumes)
 
     def _state_of(self, plan: Plan[Request]) -> RankState:
         is_extend = bool(plan.prefill)

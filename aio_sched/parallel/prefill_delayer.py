@@ -30,11 +30,13 @@ class RankLoad(NamedTuple):
         running: requests that it decodes.
         queue: prompts that wait.
         usage: share of its memory (KV cache) in use, 0 to 1.
+        resumes: a prefill would go on with a prompt that has been read in part.
     """
 
     running: int = 0
     queue: int = 0
     usage: float = 1.0
+    resumes: bool = False
 
 
 class _Agreed(NamedTuple):
@@ -219,6 +221,7 @@ class PrefillDelayer:
             queue=load.queue,
             waited_us=(now_ns - since_ns) // 1000,
             quiet_us=(now_ns - self._grew_at_ns) // 1000,
+            resumes=int(prefillable and load.resumes),
         )
 
     def _check_limits(self, rows: tuple[tuple[int, ...], ...]) -> None:

@@ -64,6 +64,9 @@ TABLE: dict[str, tuple[list[RankReport], int, bool, Reason]] = {
     "all": ([has(), has()], 0, True, Reason.NO_WAIT),
     "all after waiting": ([has(), has()], 2, True, Reason.WAIT_SUCCESS),
     "all, nothing prefilled before": ([has(mark=0, queue=1)] * 2, 0, True, Reason.NO_WAIT),
+    "all, resumes": ([FULL, has(resumes=1)], 1, True, Reason.RESUMES),
+    "all, forced and resumes": ([FORCED, has(resumes=1)], 1, True, Reason.TOKEN_WATERMARK),
+    "mixed, resumes": ([has(resumes=1), hasnt()], 0, True, Reason.RESUMES),
     "mixed": ([has(), hasnt()], 0, False, Reason.DELAY),
     "mixed, forced": ([FORCED, hasnt()], 0, True, Reason.TOKEN_WATERMARK),
     "mixed, again": ([has(), hasnt()], 2, False, Reason.DELAY),
@@ -95,7 +98,8 @@ def test_first_wait_of_all_is_let_through_once() -> None:
 
 def test_other_first_passes_do_not_use_up_the_first_wait() -> None:
     """It is there for a wait with a prompt on every rank, not for a mixed or a forced pass."""
-    for reports in ([has(), hasnt()], [SHORT, FORCED], [has(), has()], [hasnt()]):
+    resumed = SHORT._replace(resumes=1)
+    for reports in ([has(), hasnt()], [SHORT, FORCED], [SHORT, resumed], [has(), has()], [hasnt()]):
         assert not decide(reports, DelayState(), LIMITS)[1].is_warm
 
 
@@ -121,6 +125,14 @@ def test_upstream_delays_also_when_nothing_runs() -> None:
     idle = [has(running=0), hasnt(running=0)]
     assert decide(idle, WARM, LIMITS)[0].allow
     assert not decide(idle, WARM, DelayerLimits(max_running=32, delay_idle=True))[0].allow
+
+
+def test_upstream_delays_also_prompts_that_were_read_in_part() -> None:
+    """With ``delay_resumed`` the rest of a prompt waits like a new one."""
+    resumed = [has(resumes=1), hasnt()]
+    assert decide(resumed, WARM, LIMITS)[0].allow
+    limits = DelayerLimits(max_running=32, delay_resumed=True)
+    assert not decide(resumed, WARM, limits)[0].allow
 
 
 def test_one_pass_never_refuses() -> None:
@@ -168,7 +180,7 @@ def test_mark_is_the_largest_of_the_latest_prefills() -> None:
 flags = st.integers(0, 1)
 few = st.integers(0, 40)
 times_us = st.integers(0, 3_000_000)
-reports = st.builds(RankReport, flags, flags, few, few, few, times_us, times_us)
+reports = st.builds(RankReport, flags, flags, few, few, few, times_us, times_us, flags)
 passes = st.lists(st.lists(reports, min_size=2, max_size=16), min_size=1, max_size=60)
 limits_of_ranks = st.builds(
     DelayerLimits,
@@ -179,6 +191,7 @@ limits_of_ranks = st.builds(
     queue_quiet_s=st.none() | st.floats(0.1, 3.0),
     max_prefill=st.none() | st.integers(1, 40),
     delay_idle=st.booleans(),
+    delay_resumed=st.booleans(),
 )
 
 
@@ -209,3 +222,4 @@ def test_refusals_leave_somebody_something_to_do(
         assert not any(rank.force_allow for rank in gathered)
         assert max(rank.waited_us for rank in gathered) < limits.max_delay_s * 1e6
         assert limits.delay_idle or any(rank.running for rank in gathered)
+        assert limits.delay_resumed or not any(rank.resumes for rank in gathered)

@@ -247,6 +247,20 @@ def test_low_usage_lets_all_ranks_prefill_if_it_has_a_prompt() -> None:
     virtual_run(main())
 
 
+def test_rest_of_a_prompt_is_not_refused_and_brings_all_ranks_along() -> None:
+    """Both may prefill, and a rank that says it has no prompt resumes none."""
+
+    async def main() -> None:
+        one, other = delayers()
+        resumes = BUSY._replace(resumes=True)
+        agreed = await asyncio.gather(make_pass(one, True, resumes), make_pass(other, False))
+        assert agreed[0].reason is Reason.RESUMES
+        refused = await asyncio.gather(make_pass(one, False, resumes), make_pass(other, True))
+        assert refused[0].reason is Reason.DELAY
+
+    virtual_run(main())
+
+
 def test_prefills_of_the_latest_attempts_say_how_many_places_are_needed() -> None:
     """With 3 places left, 4 prompts in one prefill are waited for until they are out of mind."""
 

@@ -31,6 +31,7 @@ limits_of_ranks = st.builds(
     max_prefill=st.none() | st.integers(1, 40),
     window=st.integers(1, 16),
     delay_idle=st.booleans(),
+    delay_resumed=st.booleans(),
 )
 
 
@@ -45,7 +46,7 @@ def inexact_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def random_pass(rank: PrefillDelayer, dice: random.Random) -> Decision | None:
     """Make a pass that goes as the dice say, and say what it agreed on."""
-    load = RankLoad(dice.randrange(40), dice.randrange(20), dice.random())
+    load = RankLoad(dice.randrange(40), dice.randrange(20), dice.random(), dice.random() < 0.2)
     way, prompts = dice.choice(WAYS), dice.randrange(20)
     await asyncio.sleep(dice.random() * PASS_S)
     turn = rank.single_pass(load)
