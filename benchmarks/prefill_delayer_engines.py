@@ -1,6 +1,6 @@
 """What the prefill delayer brings to real engines, with the costs of ``prefill_delayer``.
 
-    python -m benchmarks.prefill_delayer_engines [--seeds 3] [--ranks 2 4] [--rates 4 12] [--json]
+    python -m benchmarks.prefill_delayer_engines [--seeds 2] [--ranks 2 4] [--rates 4 12] [--json]
 
 Each rank is a ``DataParallelEngine`` with an overlapped scheduler on a simulated device of its
 own. A step takes on every rank as long as on the slowest one, as if collectives inside of the
@@ -52,6 +52,7 @@ def _limits(**settings: Any) -> DelayerLimits:
 VARIANTS: dict[str, DelayerLimits] = {
     "off": _limits(),
     "on": _limits(enabled=True),
+    "on, upstream": _limits(enabled=True, delay_resumed=True, delay_idle=True),
     "8 passes": _limits(enabled=True, max_passes=8),
     "watermark": _limits(enabled=True, low_watermark=0.5),
     "queue": _limits(enabled=True, queue_ratio=0.4, max_prefill=4),
@@ -172,7 +173,7 @@ def _figures(done: Sequence[_Job], refused: float) -> Figures:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all variants on all loads, and print medians over the seeds."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prefill_delayer_engines")
-    parser.add_argument("--seeds", type=int, default=3, help="runs per row (default 3)")
+    parser.add_argument("--seeds", type=int, default=2, help="runs per row (default 2)")
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--rates", type=float, nargs="+", default=[4.0, 12.0])
     parser.add_argument("--requests", type=int, default=24, help="per rank (default 24)")

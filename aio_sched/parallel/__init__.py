@@ -16,10 +16,16 @@ pipeline.py      its stages: a pass with the other ranks in each prepare
 membership.py    asleep until one rings, leaving, going on with fewer
 global_batch.py  what all ranks run in a step (pure); batch_sync.py gathers it
 consensus.py     do all decide the same, and who did not first; decision_log.py (pure)
+
+slices.py        ``local_slice``: which rows of a gathered batch are this rank's (pure)
+prefill_delayer.py  ``PrefillDelayer``: one exchange a pass on whether to prefill
+delayer.py       the policy behind it (pure); delayer_stats.py what it has decided (pure)
 """
 
 from aio_sched.parallel.batch_sync import BatchSync
 from aio_sched.parallel.consensus import RankConsensus, RankDivergedError
+from aio_sched.parallel.delayer import DelayerLimits
+from aio_sched.parallel.delayer_stats import DelayerStats
 from aio_sched.parallel.engine import DataParallelEngine
 from aio_sched.parallel.errors import (
     FrameError,
@@ -35,7 +41,9 @@ from aio_sched.parallel.group import RankGroup
 from aio_sched.parallel.in_process import InProcessRanks
 from aio_sched.parallel.joining import open_rank_group
 from aio_sched.parallel.pipeline import DataParallelPipeline, RankStats
+from aio_sched.parallel.prefill_delayer import PrefillDelayer, RankLoad
 from aio_sched.parallel.selection import RankSync, choose_group
+from aio_sched.parallel.slices import Layout, local_slice
 
 __all__ = [
     "MAX_KIND",
@@ -43,16 +51,21 @@ __all__ = [
     "BatchSync",
     "DataParallelEngine",
     "DataParallelPipeline",
+    "DelayerLimits",
+    "DelayerStats",
     "FrameError",
     "GlobalBatch",
     "InProcessRanks",
+    "Layout",
     "Mode",
+    "PrefillDelayer",
     "RankBusyError",
     "RankConsensus",
     "RankDivergedError",
     "RankGroup",
     "RankGroupClosedError",
     "RankGroupMissingError",
+    "RankLoad",
     "RankLostError",
     "RankMismatchError",
     "RankState",
@@ -60,5 +73,6 @@ __all__ = [
     "RankSync",
     "SyncPolicy",
     "choose_group",
+    "local_slice",
     "open_rank_group",
 ]
