@@ -15,7 +15,7 @@ from aio_sched.parallel.frames import Frame
 from aio_sched.parallel.links import Link, open_link
 from aio_sched.parallel.meeting_place import MeetingPlace
 from aio_sched.parallel.threads import start_thread
-from streams import DeadlineError, Device, DeviceClosedError, Launch
+from streams import DeadlineError, Device, Launch
 
 __all__ = ["TorchRankGroup"]
 
@@ -117,13 +117,13 @@ class TorchRankGroup(FramedGroup):
             wait_s = max(until_s - naming_s - time.monotonic(), _LEAST_S)
             # torch breaks the connections when the time is over, so that whoever comes later
             # learns at once that the others have given up.
-            self._left = link.start(words, wait_s)
-            await self._left.event.reached(wait_s + _LEAST_S)
+            self._left = launch = link.start(words, wait_s)
+            await launch.event.reached(wait_s + _LEAST_S)
             # Complete says nothing: a dead peer completes the collective, too.
-            rows = link.finish(self._left)
-        except DeviceClosedError as error:
-            raise RankGroupClosedError(f"{self!r} was closed during {frame}") from error
+            rows = link.finish(launch)
         except (DeadlineError, RuntimeError) as error:
+            if self._is_closed:
+                raise RankGroupClosedError(f"{self!r} was closed during {frame}") from error
             await self._lost(frame, until_s, error)
         self._left = None
         return rows

@@ -48,16 +48,17 @@ class MeetingPlace:
         life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._prefix = f"aio-sched/{name}/{life}"
         # A client serves one call at a time: one that hangs in a read must not hold up writes.
+        # Each costs a look-up of names, which may take seconds, so there are no more than needed.
         self._writer = self._connect(keeps=keeps)
         self._reader = self._connect()
-        self._listener = self._connect()
+        self._listener: TCPStore | None = None
 
     def __repr__(self) -> str:
         return f"<MeetingPlace {self._prefix!r} at {self._address[0]}:{self._address[1]}>"
 
     def link_store(self, epoch: int) -> Store:
         """Return where the process group of an epoch connects; used by no other."""
-        return PrefixStore(f"{self._prefix}/{epoch}/link", self._connect())
+        return PrefixStore(f"{self._prefix}/{epoch}/link", self._reader)
 
     # Joining ----------------------------------------------------------------
 
@@ -132,6 +133,8 @@ class MeetingPlace:
     def listen(self, epoch: int, number: int, rank: int) -> None:
         """Block until somebody rings for ``rank`` after exchange ``number``."""
         key = self._key(epoch, number, "bell", rank)
+        if self._listener is None:
+            self._listener = self._connect()
         self._listener.wait([key], _FOR_EVER)
         self._listener.delete_key(key)
 

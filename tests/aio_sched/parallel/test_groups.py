@@ -1,0 +1,104 @@
+"""Rank groups of one process: what all of them do, whatever carries their frames."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from aio_sched.parallel import InProcessRanks, RankGroup, open_rank_group
+from aio_sched.testing import virtual_run
+from tests.aio_sched.parallel.conformance import CONFORMANCE, SIZE, Rule, begun, outcome
+from tests.aio_sched.parallel.rank_processes import free_address
+
+Program = Callable[[RankGroup], Awaitable[Any]]
+
+
+@asynccontextmanager
+async def gloo_ranks(size: int = SIZE) -> AsyncIterator[list[RankGroup]]:
+    """Ranks over real sockets, all of them in this loop: none blocks it, so that they can be."""
+    address = free_address()
+    groups = await asyncio.gather(
+        *(
+            open_rank_group(rank=rank, size=size, address=address, timeout_s=5.0)
+            for rank in range(size)
+        )
+    )
+    try:
+        yield list(groups)
+    finally:
+        await asyncio.gather(*(group.aclose() for group in groups))
+
+
+async def _run(groups: list[RankGroup], program: Program) -> Any:
+    results = await asyncio.gather(*(program(group) for group in groups))
+    return json.loads(json.dumps(results))
+
+
+def _on_virtual(program: Program) -> Any:
+    async def main() -> Any:
+        return await _run(list(InProcessRanks(SIZE).groups), program)
+
+    return virtual_run(main())
+
+
+def _on_gloo(program: Program) -> Any:
+    async def main() -> Any:
+        async with gloo_ranks() as groups:
+            return await _run(groups, program)
+
+    return asyncio.run(main())
+
+
+TRANSPORTS = pytest.mark.parametrize("transport", [_on_virtual, _on_gloo])
+
+
+@TRANSPORTS
+@pytest.mark.parametrize("rule", CONFORMANCE, ids=lambda rule: rule.name)
+def test_group_keeps_rule(transport: Callable[[Program], Any], rule: Rule) -> None:
+    """Every kind of group gives each rank what the rule says."""
+    assert transport(rule.program) == rule.expected
+
+
+@TRANSPORTS
+def test_a_rank_that_leaves_is_named_by_the_others(transport: Callable[[Program], Any]) -> None:
+    """An exchange to which a rank does not come, because it left, fails for all others."""
+
+    async def program(group: RankGroup) -> Any:
+        await group.gather_info("usual", [0])
+        if group.rank == 2:
+            await group.aclose()
+        said = await outcome(group.gather_info("usual", [1]))
+        return [said, await outcome(group.wait_for_work())]
+
+    results = transport(program)
+    assert results[:2] == [[["RankLostError", 2], ["RankGroupClosedError"]]] * 2
+    assert results[2] == [["RankGroupClosedError"], ["RankGroupClosedError"]]
+
+
+@TRANSPORTS
+def test_a_group_that_was_closed_wakes_its_sleeper(transport: Callable[[Program], Any]) -> None:
+    """Whoever sleeps in a group that is closed is told so at once."""
+
+    async def program(group: RankGroup) -> Any:
+        asleep = await begun(outcome(group.wait_for_work()))
+        await group.aclose()
+        return [await asleep, await outcome(group.gather_info("usual", [1]))]
+
+    assert transport(program) == [[["RankGroupClosedError"]] * 2] * SIZE
+
+
+@TRANSPORTS
+def test_closing_fails_ones_own_exchange(transport: Callable[[Program], Any]) -> None:
+    """Whoever waits for the other ranks in a group that is closed is told so at once."""
+
+    async def program(group: RankGroup) -> Any:
+        if group.rank != 0:
+            return None
+        waiting = await begun(outcome(group.gather_info("usual", [1])))
+        await group.aclose()
+        return await waiting
+
+    assert transport(program)[0] == ["RankGroupClosedError"]
