@@ -2,7 +2,9 @@
 
 The library is imported when the first such request is submitted; it comes with the extra
 ``constrained``. It computes masks of bytes in tens of microseconds, without a table made
-beforehand, and has limits of its own against grammars that would take too much time or memory.
+beforehand. A constraint is compiled when its first request is submitted, on the event loop; that
+of a large one, an enumeration of thousands of words for one, takes tens of milliseconds. To have it
+compiled elsewhere, call ``await asyncio.to_thread(constraint.automaton)`` before.
 """
 
 import json
@@ -21,14 +23,18 @@ if TYPE_CHECKING:
 __all__ = ["JsonSchema", "Regex"]
 
 _MOST_TEXT = 200
+# They bound how long the event loop is held: by a compilation 10 ms or so, by a mask 4 ms (50 000
+# and 14 000 a millisecond, says the library).
+_COMPILE_FUEL = 500_000
+_MASK_FUEL = 50_000
 
 
 @dataclass(frozen=True)
 class Regex:
-    r"""The whole text matches a regular expression, as by ``re.fullmatch``.
+    r"""The whole text matches a regular expression, as by ``re.fullmatch`` with ``re.ASCII``.
 
-    In the syntax of Rust's ``regex`` without look-around, ``\b`` and back-references; ``\d`` is
-    ``[0-9]``. Texts are valid UTF-8.
+    In the syntax of Rust's ``regex`` without look-around, ``\b`` and back-references; ``(?i)`` goes
+    by Unicode. Texts are valid UTF-8.
 
     Attributes:
         pattern: the expression.
@@ -83,8 +89,8 @@ class _ByteAutomaton:
         if self._matcher.is_stopped():
             return may_end + bytes(255)
         bias = self._matcher.compute_logit_bias()
-        if self._matcher.stop_reason() == "NoExtensionBias":
-            return bytes(256)  # a dead end, for which the library has an error of its own
+        if self._matcher.get_error().startswith("NoExtensionBias"):
+            return bytes(256)  # a dead end, which for the library is an error
         _check(self._matcher, "the constraint cannot be followed any further")
         return may_end + bias[1:256]
 
@@ -97,11 +103,12 @@ class _ByteAutomaton:
 def _compiled(kind: str, text: str) -> "LLMatcher":
     """Compile a constraint; the requests' automata are cheap copies of what this returns."""
     tokenizer, limits = _library()
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, regex_to_lark
 
     try:
         if kind == "regex":
-            grammar = LLMatcher.grammar_from_regex(text)
+            expression = regex_to_lark(text, use_ascii="dws")
+            grammar = LLMatcher.grammar_from_lark(f"start: /{expression}/")
         else:
             grammar = LLMatcher.grammar_from_json_schema(
                 text, overrides={"whitespace_flexible": False}
@@ -121,7 +128,10 @@ def _library() -> "tuple[LLTokenizer, LLParserLimits]":
         raise ImportError(
             "Regex and JsonSchema need llguidance; install it: pip install 'aio-sched[constrained]'"
         ) from error
-    return LLTokenizer("byte"), LLParserLimits(verbose_errors=False)
+    limits = LLParserLimits(
+        initial_lexer_fuel=_COMPILE_FUEL, step_lexer_fuel=_MASK_FUEL, verbose_errors=False
+    )
+    return LLTokenizer("byte"), limits
 
 
 def _check(matcher: "LLMatcher", problem: str) -> None:
