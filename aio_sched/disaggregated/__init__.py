@@ -12,3 +12,28 @@ fingerprint.py  which model rows belong to
 first.py        tasks of which the first to end ends all
 errors.py       what can go wrong
 """
+
+from aio_sched.disaggregated.engine import DisaggregatedEngine
+from aio_sched.disaggregated.errors import (
+    LinkClosedError,
+    LinkProtocolError,
+    PeerLostError,
+    PeerMismatchError,
+    RemoteRequestError,
+)
+from aio_sched.disaggregated.link import KVLink, local_link
+from aio_sched.disaggregated.sockets import connect_link
+from aio_sched.disaggregated.worker import DecodeWorker
+
+__all__ = [
+    "DecodeWorker",
+    "DisaggregatedEngine",
+    "KVLink",
+    "LinkClosedError",
+    "LinkProtocolError",
+    "PeerLostError",
+    "PeerMismatchError",
+    "RemoteRequestError",
+    "connect_link",
+    "local_link",
+]

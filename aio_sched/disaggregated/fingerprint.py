@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aio_sched.disaggregated.errors import PeerMismatchError
+from aio_sched.engine.experts import MixtureTransformer
 from aio_sched.engine.model import ByteTransformer
 
 __all__ = ["ModelIdentity", "bytes_of", "identity_of"]
@@ -58,8 +59,12 @@ def identity_of(model: ByteTransformer, dtype: torch.dtype = torch.float32) -> M
         host = parameter.detach().cpu().contiguous()
         digest.update(f"{name} {host.dtype} {tuple(host.shape)}".encode())
         digest.update(bytes_of(host))
-    config = json.dumps(asdict(model.config), sort_keys=True)
-    return ModelIdentity(config, str(dtype).removeprefix("torch."), digest.hexdigest())
+    config = asdict(model.config)
+    if isinstance(model, MixtureTransformer):
+        config["mixture"] = asdict(model.mixture)
+    return ModelIdentity(
+        json.dumps(config, sort_keys=True), str(dtype).removeprefix("torch."), digest.hexdigest()
+    )
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from aio_sched.disaggregated.messages import (
     Progress,
     Refused,
 )
+from aio_sched.engine.experts import load_mixture
 from aio_sched.engine.requests import FinishReason, SamplingParams
 from tests.aio_sched.engine.test_equivalence import params
 from tests.aio_sched.engine.tiny import rigged
@@ -143,3 +145,12 @@ def test_identity_tells_which_part_differs() -> None:
     half = identity_of(model, torch.float16)
     with pytest.raises(PeerMismatchError, match="dtype is float16 and ours is float32"):
         identity_of(model).check(half, "peer")
+
+
+def test_identity_tells_mixtures_apart_that_have_the_same_weights() -> None:
+    """How many experts a token is given is in no parameter."""
+    model = load_mixture()
+    ours = identity_of(model)
+    model.mixture = replace(model.mixture, top_k=model.mixture.top_k - 1)
+    with pytest.raises(PeerMismatchError, match="its config is"):
+        ours.check(identity_of(model), "peer")
