@@ -129,7 +129,7 @@ def test_constraint_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(grammar, "_COMPILE_FUEL", 1000)
     grammar._library.cache_clear()
     grammar._compiled.cache_clear()
-    with pytest.raises(ConstraintError, match="too big.*simplify it"):
+    with pytest.raises(ConstraintError, match=r"too big.*simplify it"):
         Guide(words)
     grammar._library.cache_clear()
 
@@ -137,7 +137,7 @@ def test_constraint_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_constraint_that_gets_too_large_on_the_way_ends_there() -> None:
     """Small to write down and easily begun, but its states are too many."""
     guide = Guide(Regex("((a?){200}){200}a"))
-    with pytest.raises(ConstraintError, match="too many expressions.*"):
+    with pytest.raises(ConstraintError, match="too many expressions"):
         for _ in range(300):
             guide.advance(ord("a"))
 
