@@ -108,6 +108,7 @@ class _HostLink(Link):
 
     def __init__(self, group: Any, size: int) -> None:  # Any: torch types no collectives of it
         self._group = group
+        self._work: Any = None  # the last exchange's
         self._device = WorkDevice()
         self.stream = self._device.stream("ranks")
         with torch.inference_mode(False):
@@ -120,7 +121,8 @@ class _HostLink(Link):
         return self.stream.launch(self._gather, timedelta(seconds=timeout_s))
 
     def finish(self, launch: Launch[Any]) -> list[list[int]]:
-        launch.result().wait()
+        launch.result()
+        self._work.wait()
         rows: list[list[int]] = self._taken.tolist()
         return rows
 
@@ -128,13 +130,16 @@ class _HostLink(Link):
         self._device.close()
 
     def disconnect(self) -> None:
-        del self._group  # the one way to end gloo's threads and connections
+        # The one way to end gloo's threads and connections is to let go of all that holds them:
+        # then the others learn at once that this rank has given up.
+        self._work = self._group = None
 
     def _gather(self, time_limit: timedelta) -> Any:  # a Work
         # Public in torch's C++, and in none of its lists of names.
         options = distributed_c10d.AllgatherOptions()  # type: ignore[attr-defined]
         options.timeout = time_limit
-        return self._group.allgather(self._rows, [self._given], options)
+        self._work = self._group.allgather(self._rows, [self._given], options)
+        return self._work
 
 
 class _DeviceLink(Link):
@@ -168,7 +173,7 @@ class _DeviceLink(Link):
 
     def disconnect(self) -> None:
         self._group.abort()  # a kernel that waits for a dead peer never ends by itself
-        del self._group
+        self._group = None
 
     def _gather(self) -> None:
         self._given.copy_(self._host_given, non_blocking=True)

@@ -18,7 +18,8 @@ class WorkStream(Stream):
 
     A launch is complete when its work is, failed or not: ``Work.wait()``, which then returns or
     raises at once, must follow before the memory is read. A dead peer completes a work, too, and
-    leaves garbage behind.
+    leaves garbage behind. The value of a launch is None for who awaits it: a work keeps the
+    connections of its group, and tracebacks keep launches.
     """
 
     # A gloo thread calls back: nothing is polled, and no thread is left in a wait that only
@@ -60,6 +61,7 @@ class WorkStream(Stream):
     def stop(self) -> None:
         """Tell whoever waits that the device is closed."""
         waiting, self._waiting = self._waiting, []
+        self._works.clear()
         for callback in waiting:
             callback()
 
@@ -67,6 +69,8 @@ class WorkStream(Stream):
         self.failures.execute(operation)
         failed = operation.launch.failure is not None or operation.fn is None
         work = None if failed else operation.launch.issued_value()
+        if work is not None:
+            operation.launch.set_value(None)
         self._works.append((operation.number, work))
 
 
