@@ -71,6 +71,7 @@ class DisaggregatedEngine(TextEngine[PrefillPipeline]):
         pipeline = PrefillPipeline(model, device, limits, depth=options.get("depth", 2))
         super().__init__(pipeline, device, max_waiting=max_waiting, overlap=overlap, **options)
         self.link = link
+        link.max_body = 0  # nobody hands over to this side
         self.peer_deadline_s = peer_deadline_s
         self._hello = Hello("prefill", "the prefill side", identity_of(model))
         self._was_heard = True

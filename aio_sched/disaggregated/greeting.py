@@ -8,6 +8,8 @@ from aio_sched.disaggregated.messages import Hello, Refused
 
 __all__ = ["greet"]
 
+_PAIRS = {("prefill", "decode"), ("decode", "prefill")}
+
 
 async def greet(link: KVLink, hello: Hello, deadline_s: float) -> Hello:
     """Say hello and wait for the other side's.
@@ -33,8 +35,10 @@ async def greet(link: KVLink, hello: Hello, deadline_s: float) -> Hello:
         raise PeerLostError(f"{link.peer} did not say hello within {deadline_s} s") from error
     if isinstance(other, Refused):
         raise PeerLostError(f"{link.peer} refuses to serve us: {other.why}")
-    if not isinstance(other, Hello) or other.role == hello.role:
+    if not isinstance(other, Hello) or (other.role, hello.role) not in _PAIRS:
         raise LinkProtocolError(f"{link.peer} began with {other}, and not as the other side does")
+    if other.role == "decode" and other.places < 1:
+        raise LinkProtocolError(f"{link.peer} offers {other.places} places; it needs at least 1")
     try:
         hello.model.check(other.model, f"{link.peer}, {other.name},")
     except PeerMismatchError as error:

@@ -16,9 +16,12 @@ class KVLink(ABC):
 
     Attributes:
         peer: names the other side in errors.
+        max_body: bytes that the rows of one request may have; whoever knows its model lowers it.
+            Counts where rows travel as bytes.
     """
 
     peer: str
+    max_body: int = 1 << 30
 
     @abstractmethod
     async def send(self, message: Message) -> None:

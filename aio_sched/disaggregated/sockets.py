@@ -20,7 +20,6 @@ __all__ = ["SocketLink", "connect_link", "serve_links"]
 
 _PIECE = 128 * 1024
 """Bytes that one send may copy, and one receive, before other tasks have their turn."""
-_MAX_BODY = 1 << 30
 
 
 class SocketLink(KVLink):
@@ -32,15 +31,10 @@ class SocketLink(KVLink):
     Args:
         stream: a connection; the link closes it.
         peer: names the other side in errors.
-        max_body: bytes that the rows of one request may have.
-
-    Attributes:
-        max_body: as given; lower it once the model's size is known.
     """
 
-    def __init__(self, stream: ByteStream, peer: str, *, max_body: int = _MAX_BODY) -> None:
+    def __init__(self, stream: ByteStream, peer: str) -> None:
         self.peer = peer
-        self.max_body = max_body
         self._stream = stream
         self._is_closed = False
         self._is_torn = False  # a frame was begun and not ended

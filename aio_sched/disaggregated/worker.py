@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -30,7 +30,7 @@ from aio_sched.disaggregated.messages import (
     Progress,
     Refused,
 )
-from aio_sched.disaggregated.sockets import SocketLink, serve_links
+from aio_sched.disaggregated.sockets import serve_links
 from aio_sched.engine.model import ByteTransformer
 from aio_sched.engine.requests import FinishReason
 from aio_sched.lifecycle import Scheduler
@@ -61,6 +61,9 @@ class DecodeWorker:
         overlap: False runs the same pipeline one step at a time.
         peer_deadline_s: seconds that the other side has to greet, and to take what is sent.
         options: the scheduler's. On a device with others it needs its own ``name``.
+
+    Attributes:
+        places: requests that it takes at once: those that decode, and the queue.
 
     Raises:
         ValueError: a number out of range, or a model that is on another device or that does
@@ -115,6 +118,7 @@ class DecodeWorker:
             Exception: what stopped the scheduler.
         """
         session = _Session(self, link)
+        link.max_body = self.pipeline.max_len * (self.pipeline.row_bytes + 1)
         try:
             if self._is_serving:
                 await session.refuse(f"{self._name} serves another prefill side already")
@@ -177,8 +181,6 @@ class DecodeWorker:
         await until_first(self.scheduler.join(), listening())
 
     async def _serve_logged(self, link: KVLink) -> None:
-        if isinstance(link, SocketLink):
-            link.max_body = self._max_body
         try:
             await self.serve(link)
         except (PeerLostError, PeerMismatchError, LinkProtocolError) as error:
@@ -187,11 +189,6 @@ class DecodeWorker:
             raise
         except Exception as error:
             log.error("serving_failed", peer=link.peer, error=repr(error))
-
-    @property
-    def _max_body(self) -> int:
-        row = self.pipeline.row_bytes
-        return self.pipeline.max_len * (row + 1)
 
 
 class _Session:
@@ -219,8 +216,9 @@ class _Session:
 
     async def refuse(self, why: str) -> None:
         """Let the other side know, which has greeted: unread bytes would take this with them."""
-        async with asyncio.timeout(self._worker.peer_deadline_s):
-            await self._link.receive()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._worker.peer_deadline_s):
+                await self._link.receive()
         await self.send(Refused(why))
 
     async def say_last(self, message: Refused | Bye) -> None:

@@ -86,7 +86,7 @@ async def test_two_sides_write_the_texts_of_one_engine(
     trace: list[Arrival], max_running: int, queue: int, depth: int
 ) -> None:
     """Each request ends once and rightly; one that was left has a beginning of its text."""
-    async with both(MODEL, max_running=max_running, queue=queue, depth=depth) as sides:
+    async with both(MODEL, max_running=max_running, queue=queue, depth=depth, strict=True) as sides:
         apart = await play(trace, sides.engine)
         await sides.worker.pipeline.is_empty.wait()
         assert_both_at_rest(sides)

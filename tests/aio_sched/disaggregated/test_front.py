@@ -342,6 +342,8 @@ def test_engine_does_not_start_with_another_model_there() -> None:
         await fail(Bye(), LinkProtocolError, "decode began with Bye")
         same = Hello("prefill", "fake", identity_of(rigged()))
         await fail(same, LinkProtocolError, "decode began with Hello")
+        none = Hello("decode", "fake", identity_of(rigged()), 0)
+        await fail(none, LinkProtocolError, "decode offers 0 places")
         await fail(None, PeerLostError, "decode did not say hello within 2.0 s")
 
     in_virtual_time(main)
