@@ -20,6 +20,8 @@ from aio_sched.engine.experts import (
 )
 from aio_sched.engine.kv_cache import KVCache
 from aio_sched.engine.weights import WeightsError
+from buffers.capture import CaptureCache
+from streams.device import open_device
 from tests.aio_sched.engine.tiny import TINY, rigged
 from tests.aio_sched.engine.tiny_experts import MIXTURE, rigged_mixture, scores_of
 
@@ -94,6 +96,22 @@ def test_row_has_the_same_bits_whatever_its_neighbours_are() -> None:
 
     assert torch.equal(logits([0, 1, 2]), logits([2, 1, 0]))
     assert torch.equal(logits([0, 1, 2]), logits([1, 0, 1]))
+
+
+def test_capture_reads_no_value_on_the_host() -> None:
+    """Neither the routing nor what is written of it: on tensors without values it runs the same."""
+    with open_device("cpu") as device:
+        capture = CaptureCache(
+            device, rigged_mixture().capture_shape, max_rows=16, num_slots=4, max_len=8
+        )
+        for field, memory in capture._memory.items():
+            capture._memory[field] = memory.to("meta")
+        model = rigged_mixture().to("meta").capturing(capture)
+        cache = KVCache(TINY, 4, device="meta")
+        tokens = torch.empty(4, 4, dtype=torch.int64, device="meta")
+        column = tokens[:, 0]
+        assert model.prefill(tokens, column, column, column, cache).shape == (4, TINY.vocab)
+        assert model.decode(column, column, column, cache).shape == (4, TINY.vocab)
 
 
 @pytest.mark.parametrize(
