@@ -68,8 +68,7 @@ VARIANTS: dict[str, DelayerLimits] = {
     "on": _limits(enabled=True),
     "8 passes": _limits(enabled=True, max_passes=8),
     "watermark": _limits(enabled=True, low_watermark=0.5),
-    "queue": _limits(enabled=True, queue_ratio=0.1, max_prefill=8),
-    "both": _limits(enabled=True, low_watermark=0.5, queue_ratio=0.1, max_prefill=8),
+    "queue": _limits(enabled=True, queue_ratio=0.25, max_prefill=8),
 }
 
 
