@@ -57,9 +57,7 @@ class BatchSync:
         await self.consensus.check([row[-1] for row in rows])
         states = [RankState(*row[:-2]) for row in rows]
         _check_states(states)
-        merged = merge(states, self.policy, self._former)
-        # Behind idleness nothing is on the device that a next step could overlap with.
-        self._former = None if merged.is_idle else merged
+        self._former = merged = merge(states, self.policy, self._former)
         self.consensus.note("batch", *merged.values())
         self.num_passes += 1
         self.consensus.begin(self.num_passes)

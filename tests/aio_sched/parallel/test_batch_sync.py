@@ -62,7 +62,7 @@ def test_all_ranks_get_the_same_batches() -> None:
 
 
 def test_idleness_between_two_prefills_lets_the_second_overlap() -> None:
-    """There is nothing left on the device to be alone without."""
+    """They do not follow each other on the device."""
     [batches] = gathered([PREFILL, RankState(), PREFILL, PREFILL])
     assert isinstance(batches, list)
     assert [batch.overlap for batch in batches] == [True, True, True, False]

@@ -11,8 +11,10 @@ from aio_sched.engine.engine import Engine
 from aio_sched.engine.requests import FinishReason, Request, SamplingParams
 from aio_sched.errors import SchedulerClosedError
 from aio_sched.parallel.delayer import DelayerLimits
+from aio_sched.parallel.errors import RankLostError
 from aio_sched.testing import virtual_run
 from streams.device import open_device
+from streams.simulated import Latch
 from tests.aio_sched.engine.test_pipeline import BrokenRing
 from tests.aio_sched.engine.tiny import assert_right, rigged
 from tests.aio_sched.parallel.engines import (
@@ -144,16 +146,34 @@ def test_prefills_in_a_row_run_alone_on_all_ranks_if_they_must() -> None:
     assert serial >= 3
 
 
-def test_one_rank_switches_overlap_off_for_all() -> None:
-    """Its wish is gathered: no rank follows its own."""
+def most_in_flight(served: ServedRank) -> list[int]:
+    """Note how many steps are in flight at each exchange of a rank, from now on."""
+    group, turns = served.engine.pipeline.group, served.engine.scheduler.turns
+    gather_info, in_flight = group.gather_info, []
+
+    async def noted(*args: Any, **options: Any) -> Any:
+        in_flight.append(len(turns.in_flight))
+        return await gather_info(*args, **options)
+
+    group.gather_info = noted  # type: ignore[method-assign]  # to look on
+    return in_flight
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_one_rank_switches_overlap_off_for_all(wanted: bool) -> None:
+    """Its wish is gathered, and then no rank prepares a step while another is in flight."""
+    most = {}
 
     async def traffic(served: ServedRank) -> None:
-        served.engine.pipeline.wants_overlap = served.number != 1
+        served.engine.pipeline.wants_overlap = wanted or served.number != 1
+        in_flight = most_in_flight(served)
         await read_all(served, [served.submit([1, 2, 3], 5)])
+        most[served.number] = max(in_flight)
 
     for served in in_step(3, traffic):
         stats = served.engine.rank_stats
-        assert stats.serial_batches == stats.batches > 0
+        assert stats.serial_batches == (0 if wanted else stats.batches)
+    assert most == dict.fromkeys(range(3), 1 if wanted else 0)
 
 
 @both
@@ -207,6 +227,85 @@ def test_aborted_requests_leave_nothing_behind(seed: int) -> None:
         assert all(request.finish for request in requests)
 
     in_step(3, traffic, lambda rank: {"delayer": DELAYER})
+
+
+def test_request_aborted_during_an_exchange_keeps_its_rows_for_the_step() -> None:
+    """The other ranks count on the batch that was stated: it runs, and nobody gets its token."""
+
+    async def traffic(served: ServedRank) -> None:
+        request = served.submit([1, 2, 3], 5)
+        group = served.engine.pipeline.group
+        gather_info = group.gather_info
+
+        async def aborting(kind: str, values: Any, **options: Any) -> Any:
+            if served.number == 0 and kind == "batch":
+                served.engine.abort(request)
+            return await gather_info(kind, values, **options)
+
+        group.gather_info = aborting  # type: ignore[method-assign]  # at the worst moment
+        await served.engine.drained()
+        assert bool(request.output) is (served.number == 1)
+
+    aborted, other = in_step(2, traffic)
+    assert aborted.model.kinds[0] == other.model.kinds[0] == "prefill"
+
+
+def test_rank_whose_block_fails_is_lost_to_the_others_at_once() -> None:
+    """They do not wait for the deadline of their exchange."""
+
+    async def traffic(served: ServedRank) -> None:
+        await read_all(served, [served.submit([1, 2, 3], 2)])
+        if served.number == 1:
+            raise ZeroDivisionError("in the service of rank 1")
+        began_s = asyncio.get_running_loop().time()
+        error = await cause_of(served, served.submit([1, 2, 3], 50))
+        assert isinstance(error, RankLostError)
+        assert error.ranks == (1,)
+        assert asyncio.get_running_loop().time() - began_s < 0.1
+
+    first, second, third = run_ranks(3, traffic, timeout_s=30.0)
+    assert isinstance(second, ZeroDivisionError)
+    assert isinstance(first, RankLostError)
+    assert isinstance(third, RankLostError)
+
+
+def test_lost_rank_ends_requests_also_where_the_device_hangs() -> None:
+    """They do not wait for the device to be given back."""
+    is_hanging = asyncio.Event()
+
+    async def traffic(served: ServedRank) -> None:
+        if served.number == 1:
+            await is_hanging.wait()
+            raise ZeroDivisionError("in the service of rank 1")
+        request = served.submit([1, 2, 3], 50)
+        await anext(served.engine.stream(request))
+        latch = Latch("hangs")
+        served.engine.scheduler.turns.streams[1].launch(latch)
+        is_hanging.set()
+        second = served.submit([1, 2, 3], 50)
+        began_s = asyncio.get_running_loop().time()
+        assert isinstance(await cause_of(served, second), RankLostError)
+        assert asyncio.get_running_loop().time() - began_s < 0.1
+        latch.release()
+
+    lost, failed = run_ranks(2, traffic, options=lambda rank: {"depth": 99})
+    assert isinstance(lost, RankLostError)
+    assert isinstance(failed, ZeroDivisionError)
+
+
+def test_request_that_comes_while_its_rank_leaves_is_aborted() -> None:
+    """The farewell ends all the same, and the other rank notices nothing."""
+    late: list[Request] = []
+
+    async def traffic(served: ServedRank) -> None:
+        if served.number == 1:
+            await read_all(served, [served.submit([3, 2, 1], 8)])
+            await asyncio.sleep(0.05)
+            return
+        asyncio.get_running_loop().call_later(0.003, lambda: late.append(served.submit([1], 3)))
+
+    assert run_ranks(2, traffic) == [None, None]
+    assert [request.finish for request in late] == [FinishReason.ABORTED]
 
 
 def test_ranks_that_end_at_about_the_same_time_part_together() -> None:

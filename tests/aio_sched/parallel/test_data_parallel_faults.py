@@ -11,6 +11,7 @@ import pytest
 
 from aio_sched.engine.requests import FinishReason, Request
 from aio_sched.errors import SchedulerClosedError
+from aio_sched.parallel.consensus import RankDivergedError
 from aio_sched.parallel.delayer import DelayerLimits
 from aio_sched.parallel.errors import RankLostError, RankMismatchError
 from aio_sched.parallel.global_batch import RankState
@@ -191,7 +192,15 @@ def check(seeds: range) -> None:
         run.assert_well_ended()
     struck = [run for run in runs if run.struck_s is not None]
     assert len(struck) > 0.6 * len(runs)
-    assert {run.misdeed for run in struck} == set(Misdeed)
+    found = {(run.misdeed, type(error)) for run in struck for error in run.errors}
+    assert found >= {
+        (Misdeed.DIES, RankLostError),
+        (Misdeed.HANGS, RankLostError),
+        (Misdeed.SKIPS, RankMismatchError),
+        (Misdeed.OTHER_KIND, RankMismatchError),
+        (Misdeed.OTHER_SIZE, RankMismatchError),
+        (Misdeed.MISREADS, RankDivergedError),
+    }
 
 
 def test_rank_that_misbehaves_is_named_and_nobody_hangs() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.aio_sched.parallel.rank_program import Job
+from tests.aio_sched.parallel.serving_rank import Job
 
 ROOT = Path(__file__).parents[3]
 
