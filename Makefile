@@ -12,7 +12,7 @@ PACKAGES := aio_sched streams buffers aio_sched_pytest.py
 TYPED := $(PACKAGES) $(wildcard tests examples benchmarks tools)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage faults check format bench gpu clean
+.PHONY: help demo test coverage faults check format bench ranks gpu clean
 
 help:
 	@echo "make demo      generate text through the overlap scheduler, then without overlap"
@@ -23,6 +23,7 @@ help:
 	@echo "make format    apply the formatter and the safe fixes of the linter"
 	@echo "make bench     wake latency of the bridge, then the loop against its rivals"
 	@echo "make explore   run the shipped pipelines under ten thousand schedules, with the hazard checker"
+	@echo "make ranks     ranks in real processes: kill one, stop one, ten thousand steps; then their lag"
 	@echo "make gpu       tests, benchmarks, sanitizer and litmus that need an accelerator"
 	@echo "make clean     remove what the targets made, .venv included"
 
@@ -66,6 +67,10 @@ bench: $(INSTALLED)
 # Not all of -m soak: those that explore schedules in virtual time.
 explore: $(INSTALLED)
 	$(PYTEST) -m "slow or soak" tests/hazards tests/streams/hazards $(ARGS)
+
+ranks: $(INSTALLED)
+	$(BIN)/python -m pytest -m "slow or soak" tests/aio_sched/parallel/test_rank_processes.py $(ARGS)
+	$(BIN)/python -m benchmarks.rank_groups
 
 gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu $(ARGS)

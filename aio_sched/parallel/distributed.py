@@ -15,7 +15,7 @@ from aio_sched.parallel.frames import Frame
 from aio_sched.parallel.links import Link, open_link
 from aio_sched.parallel.meeting_place import MeetingPlace
 from aio_sched.parallel.threads import start_thread
-from streams import DeadlineError, Device, Launch
+from streams import AioSchedError, DeadlineError, Device, Launch
 
 __all__ = ["TorchRankGroup"]
 
@@ -177,7 +177,9 @@ class TorchRankGroup(FramedGroup):
             async with asyncio.timeout(timeout_s + _MARGIN_S):
                 await start_thread("join", self._place.join, self.rank, self.size, until_s)
                 self._link = await self._open(0, self.rank, self.size, timeout_s)
-        except TimeoutError as error:
+        except AioSchedError:
+            raise
+        except (TimeoutError, RuntimeError) as error:
             self._keeper_lost(f"while rank {self.rank} joined", error)
 
     async def aclose(self) -> None:

@@ -6,7 +6,7 @@ when that process is stopped, so they belong to threads; writes are sent and not
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 from torch.distributed import (  # type: ignore[attr-defined]  # documented, not re-exported
@@ -76,9 +76,15 @@ class MeetingPlace:
                 "already; give each process a rank of its own, and each group a name",
                 (rank,),
             )
-        came = self._poll(lambda: self._who("join", size), size, until_s)
-        said = {other: int(self._reader.get(self._key("join", other)).split()[0]) for other in came}
-        odd = tuple(other for other in came if said[other] != size)
+        while True:
+            came = self._who("join", size)
+            said = {
+                other: int(self._reader.get(self._key("join", other)).split()[0]) for other in came
+            }
+            odd = tuple(other for other in came if said[other] != size)
+            if odd or len(came) == size or time.monotonic() >= until_s:
+                break
+            time.sleep(_POLL_S)
         if odd:
             raise RankMismatchError(
                 f"rank {rank} was told of {size} ranks, but {named(odd)} of "
@@ -101,7 +107,10 @@ class MeetingPlace:
 
     def missing(self, epoch: int, number: int, size: int, until_s: float) -> tuple[int, ...]:
         """Wait until every rank said that it is here, or ``until_s``; return who did not."""
-        here = self._poll(lambda: self._who(f"{epoch}/{number}/here", size), size, until_s)
+        while len(here := self._who(f"{epoch}/{number}/here", size)) < size:
+            if time.monotonic() >= until_s:
+                break
+            time.sleep(_POLL_S)
         return tuple(rank for rank in range(size) if rank not in here)
 
     def rally(self, epoch: int, rank: int, size: int, until_s: float) -> list[int]:
@@ -140,12 +149,6 @@ class MeetingPlace:
 
     def _who(self, key: str, size: int) -> list[int]:
         return [rank for rank in range(size) if self._reader.check([self._key(key, rank)])]
-
-    def _poll(self, look: Callable[[], list[int]], size: int, until_s: float) -> list[int]:
-        """Look until ``size`` ranks are there, or the time has come."""
-        while len(found := look()) < size and time.monotonic() < until_s:
-            time.sleep(_POLL_S)
-        return found
 
     def _key(self, *parts: object) -> str:
         return "/".join((self._prefix, *map(str, parts)))

@@ -73,6 +73,7 @@ def test_a_lost_keeper_of_the_table_is_named_by_all_others(how: str) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(900)
 def test_four_ranks_do_not_diverge_in_ten_thousand_steps() -> None:
     """Ten thousand exchanges of random values reach four ranks in the same order."""
     with RankProcesses(4, 30.0) as ranks:
