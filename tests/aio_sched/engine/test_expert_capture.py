@@ -1,5 +1,6 @@
 """The engine returns with a text which experts its tokens were given."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import aclosing
 from typing import Any
@@ -115,15 +116,19 @@ async def test_end_of_text_counts_as_the_last_token() -> None:
 
 
 async def test_steps_past_the_end_of_a_text_add_no_rows() -> None:
-    """Two further tokens are on the device when a stop text ends it, in a depth of three."""
+    """Two further tokens are on the device when a stop text ends it; its neighbour goes on."""
     whole = await finished(SamplingParams(max_tokens=12), depth=3)
     stop = bytes(whole.output[4:6])
-    request = await finished(SamplingParams(max_tokens=12, stop=stop), depth=3)
+    async with running(MODEL, depth=3, capture_experts=True) as engine:
+        request = engine.submit(PROMPT, SamplingParams(max_tokens=12, stop=stop))
+        other = engine.submit(PROMPT, SamplingParams(max_tokens=12))
+        await asyncio.gather(read(engine, request), read(engine, other))
     assert request.finish is FinishReason.STOP
-    assert len(request.output) < 12
-    assert request.routed_experts is not None
+    assert len(request.output) < len(other.output) == 12
     assert whole.routed_experts is not None
-    assert torch.equal(request.routed_experts, whole.routed_experts[: num_read(request)])
+    for each in (request, other):
+        assert each.routed_experts is not None
+        assert torch.equal(each.routed_experts, whole.routed_experts[: num_read(each)])
 
 
 async def test_prompt_in_many_chunks_has_the_rows_of_one() -> None:
