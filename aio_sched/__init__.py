@@ -33,7 +33,7 @@ from aio_sched.engine.errors import (
 from aio_sched.engine.experts import MixtureTransformer, load_mixture
 from aio_sched.engine.grammar import JsonSchema, Regex
 from aio_sched.engine.requests import FinishReason, Request, SamplingParams
-from aio_sched.engine.weights import load_model
+from aio_sched.engine.weights import load_draft, load_model
 from aio_sched.errors import (
     InboxFullError,
     PipelineBusyError,
@@ -46,6 +46,10 @@ from aio_sched.loop import OverlapScheduler, SequentialScheduler
 from aio_sched.loop_lag import LoopLagMonitor
 from aio_sched.metrics import SchedulerStats
 from aio_sched.monitor import SchedulerMonitor
+from aio_sched.speculative.drafter import Drafter
+from aio_sched.speculative.engine import SpeculativeEngine
+from aio_sched.speculative.errors import DraftModelError
+from aio_sched.speculative.lookup import LookupDrafter
 from aio_sched.stages import HostCopy, Pipeline, Step
 from aio_sched.trace import TraceRecorder
 from buffers import *
@@ -55,6 +59,8 @@ __all__ = [
     "Automaton",
     "Constraint",
     "ConstraintError",
+    "DraftModelError",
+    "Drafter",
     "Engine",
     "EngineBusyError",
     "FinishReason",
@@ -62,6 +68,7 @@ __all__ = [
     "Inbox",
     "InboxFullError",
     "JsonSchema",
+    "LookupDrafter",
     "LoopLagMonitor",
     "MixtureTransformer",
     "OverlapScheduler",
@@ -79,12 +86,14 @@ __all__ = [
     "SchedulerMonitor",
     "SchedulerStats",
     "SequentialScheduler",
+    "SpeculativeEngine",
     "StageTypeError",
     "Step",
     "StepAbortedError",
     "TraceRecorder",
     "WarBarrier",
     "WarPolicy",
+    "load_draft",
     "load_mixture",
     "load_model",
 ]
