@@ -109,7 +109,7 @@ def test_ranks_agree_whatever_each_of_them_does(
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.integers(2, 16), limits_of_ranks, st.integers(0, 1 << 32))
 def test_ranks_agree_in_many_long_runs(size: int, limits: DelayerLimits, seed: int) -> None:
     """As above, for longer."""
