@@ -78,6 +78,7 @@ class TorchRankGroup(FramedGroup):
             await asyncio.wait({listening, self._sleeper}, return_when="FIRST_COMPLETED")
             if listening.done() and listening.exception() is not None:
                 self._keeper_lost("while nobody had work", listening.exception())
+            self._rung_after = self.number  # for all of them until the next exchange
         finally:
             self._sleeper = None
             if not listening.done():
@@ -130,6 +131,8 @@ class TorchRankGroup(FramedGroup):
 
     async def _lost(self, frame: Frame, until_s: float, cause: Exception) -> NoReturn:
         """Find out who is missing, and say so."""
+        # For one who is cancelled meanwhile, and asks again.
+        self._failure = RankLostError(f"{frame} failed: {cause}; rebuild the group to go on")
         self._unlink()
         now_s = time.monotonic()
         left_s = min(max(until_s - now_s, _LEAST_S), _MOST_NAMING_S)
@@ -206,6 +209,9 @@ class TorchRankGroup(FramedGroup):
             raise left_behind(self.rank, self.epoch)
         rank, size = members.index(self.rank), len(members)
         self._link = await self._open(self._last_epoch, rank, size, timeout_s)
+        if self._is_closed:
+            self._unlink()
+        self._check_open()
         self._keeper = members.index(self._keeper) if self._keeper in members else None
         return self._last_epoch, rank, size
 

@@ -169,6 +169,7 @@ async def wakes_all_who_sleep_when_one_rings(group: RankGroup) -> Any:
     if group.rank == 1:
         group.ring()
     await asleep
+    await group.wait_for_work()  # the bell goes on ringing until the next exchange
     return await group.gather_info("awake", [group.rank])
 
 

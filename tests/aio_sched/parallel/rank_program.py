@@ -1,7 +1,7 @@
 """A rank in a process of its own, which does as it is told over its standard input.
 
 One word a line: ``conformance`` runs all rules, ``exchange`` makes an exchange, ``rebuild``
-begins anew, ``steps N`` makes many exchanges, ``close`` ends. It says ``"begun"``, and then its
+begins anew, ``steps N SEED`` makes N exchanges, ``close`` ends. It says ``"begun"``, and then its
 answer, a line of JSON each.
 """
 
@@ -31,9 +31,9 @@ async def _rebuild(group: RankGroup) -> Any:
     return [group.rank, group.size, group.epoch]
 
 
-async def _steps(group: RankGroup, num_steps: int) -> Any:
+async def _steps(group: RankGroup, num_steps: int, seed: int) -> Any:
     """Make exchanges of random values; return what the ranks have in common of all."""
-    dice, seen = random.Random(group.rank), 0
+    dice, seen = random.Random(8 * seed + group.rank), 0
     for step in range(num_steps):
         values = [dice.getrandbits(40) for _ in range(5)]
         rows = await group.gather_info("step", [step, *values])
@@ -45,7 +45,7 @@ async def _steps(group: RankGroup, num_steps: int) -> Any:
 
 async def _obey(group: RankGroup, command: str, *arguments: str) -> Any:
     if command == "steps":
-        return await _steps(group, int(arguments[0]))
+        return await _steps(group, *map(int, arguments))
     return await {"conformance": _conformance, "exchange": _exchange, "rebuild": _rebuild}[command](
         group
     )

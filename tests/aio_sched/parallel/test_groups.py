@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from aio_sched.parallel import InProcessRanks, RankGroup, open_rank_group
+from aio_sched.parallel import InProcessRanks, RankGroup, RankGroupClosedError, open_rank_group
+from aio_sched.parallel.links import _HostLink
+from aio_sched.parallel.meeting_place import MeetingPlace
 from aio_sched.testing import virtual_run
 from tests.aio_sched.parallel.conformance import CONFORMANCE, SIZE, Rule, begun, outcome
 from tests.aio_sched.parallel.rank_processes import free_address
@@ -102,3 +104,28 @@ def test_closing_fails_ones_own_exchange(transport: Callable[[Program], Any]) ->
         return await waiting
 
     assert transport(program)[0] == ["RankGroupClosedError"]
+
+
+def test_a_rank_cancelled_while_it_looks_who_is_missing_must_rebuild(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The connection is gone by then: the group says that it failed, and goes on after that."""
+
+    async def main() -> None:
+        async with gloo_ranks(1) as (group,):
+            task = asyncio.ensure_future(group.gather_info("usual", [0]))
+            with monkeypatch.context() as patch:
+                patch.setattr(_HostLink, "finish", _broken)
+                patch.setattr(MeetingPlace, "say_here", lambda *_: task.cancel())
+                await asyncio.wait([task])
+            assert task.cancelled()
+            with pytest.raises(RankGroupClosedError, match="connection reset; rebuild"):
+                await group.gather_info("usual", [0])
+            await group.rebuild()
+            assert await group.gather_info("usual", [0]) == ((0,),)
+
+    asyncio.run(main())
+
+
+def _broken(*_: object) -> None:
+    raise RuntimeError("connection reset")
