@@ -281,6 +281,30 @@ async def test_failed_hook_that_raises_does_not_hurt_other_steps(
     assert "pipeline_failed_hook_raised" in caplog.text
 
 
+@both
+async def test_pipeline_can_end_its_scheduler_with_a_reason(kind: type[Scheduler]) -> None:
+    """Its first reason counts; nothing is prepared any more, and the block raises it."""
+
+    class Pointless(Doubler):
+        async def prepare(self, step: Step) -> int | None:
+            item = await super().prepare(step)
+            if item == 1:
+                assert self._scheduler is not None
+                self._scheduler.fail(ConnectionError("the other ranks are gone"))
+                self._scheduler.fail(ValueError("too late"))
+            return item
+
+    pipeline = Pointless([0, 1, 2])
+    with pytest.raises(ConnectionError, match="the other ranks are gone"):
+        async with asyncio.timeout(20.0), kind(pipeline, "cpu") as scheduler:
+            await scheduler.join()
+    assert list(pipeline.inbox) == [2]
+    [error] = pipeline.closings
+    assert isinstance(error, ConnectionError)
+    with pytest.raises(SchedulerClosedError, match="the other ranks are gone"):
+        scheduler.wake()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
