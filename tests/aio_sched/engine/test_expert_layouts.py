@@ -148,3 +148,24 @@ async def test_each_rank_captures_the_experts_of_its_own_texts(
             assert wins(scores_of(MODEL, text)[-per_text:], rows)
     others = [row for experts in found for row in experts]
     assert len({str(rows.tolist()) for rows in others}) > 1, "all the same would prove nothing"
+
+
+async def test_accepted_tokens_of_a_verify_step_have_their_rows() -> None:
+    """Of four tokens to verify two are accepted; the next ones are written where they stood."""
+    text, drafted = LETTERS[:8], LETTERS[:6] + LETTERS[3:5]
+    slot, slots = Slot(2, 1), torch.tensor([2, 0])  # and a row of padding
+    kv = KVCache(TINY, NUM_SLOTS)
+    with open_device("cpu") as device:
+        capture = CaptureCache(
+            device, MODEL.capture_shape, max_rows=8, num_slots=NUM_SLOTS, max_len=16
+        )
+        model, stream = MODEL.capturing(capture), device.stream("forward")
+        for start, tokens, num_kept in ((0, text, 4), (4, drafted, 2), (6, text, 2)):
+            stop = min(start + 4, len(tokens))
+            rows = torch.tensor([list(tokens[start:stop]), [0] * (stop - start)])
+            positions = torch.tensor([list(range(start, stop)), [0] * (stop - start)])
+            owners = slots[:, None].expand_as(rows)
+            stream.launch(model.score, rows, owners, positions, slots, kv)
+            taken = capture.take(slice(0, rows.numel()), stream=stream)
+            capture.host.scatter(await copy_to_host(stream, taken), {slot: num_kept})
+    assert wins(scores_of(MODEL, text), capture.host.collect(slot, len(text)))
