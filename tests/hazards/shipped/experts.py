@@ -31,17 +31,21 @@ async def experts_with_aborts(trial: Trial) -> list[Any]:
     trial.watch(engine.pipeline)
     trial.at_rest(lambda: assert_at_rest(engine))
     async with engine:
-        reading = []
-        for number in range(5):
-            params = SamplingParams(
-                max_tokens=3 + number, temperature=number % 2, seed=number, stop=_STOPS[number % 3]
-            )
-            request = engine.submit(bytes([1 + number, 2, 3, 4, 5, 6][: 2 + number]), params)
-            leaves_after = 2 if number == 3 else 100
-            reading.append(asyncio.ensure_future(_read(engine, request, leaves_after)))
-            await asyncio.sleep(trial.dice.uniform(0.0, 0.003))
-        texts = await asyncio.gather(*reading)
+        async with asyncio.TaskGroup() as group:
+            reading = []
+            for number in range(5):
+                params = SamplingParams(
+                    max_tokens=3 + number,
+                    temperature=number % 2,
+                    seed=number,
+                    stop=_STOPS[number % 3],
+                )
+                request = engine.submit(bytes([1 + number, 2, 3, 4, 5, 6][: 2 + number]), params)
+                leaves_after = 2 if number == 3 else 100
+                reading.append(group.create_task(_read(engine, request, leaves_after)))
+                await asyncio.sleep(trial.dice.uniform(0.0, 0.003))
         await engine.drained()
+    texts = [task.result() for task in reading]
     return [(text, _experts(model, request, len(text))) for text, request in texts]
 
 
