@@ -118,9 +118,8 @@ class PrefillPipeline(GenerationPipeline):
     # For the link -----------------------------------------------------------
 
     def granted(self, places: int) -> None:
-        """Take notice of the places that the decode side has."""
+        """Take notice of the places that the decode side has; the caller wakes the scheduler."""
         self.credits.grant(places)
-        self._wake_scheduler()
 
     def progressed(self, progress: Progress, peer: str) -> None:
         """Deliver what the decode side has done.
@@ -134,8 +133,6 @@ class PrefillPipeline(GenerationPipeline):
                 request.take(token, EOS)
         for ended in progress.ended:
             self._ended_there(self._away(ended.id, peer), ended, peer)
-        if progress.ended:
-            self._wake_scheduler()
 
     def peer_lost(self, error: BaseException) -> None:
         """End all requests: none of them can go on."""
@@ -159,6 +156,8 @@ class PrefillPipeline(GenerationPipeline):
         super()._let_go(request)
         if request.slot is None and request.finish is not None and request.id not in self.away:
             self.credits.give_back(request.id)
+            with suppress(SchedulerClosedError):  # what comes after the end changes nothing
+                self.wake()
 
     def _has_left(self, request: Request) -> bool:
         return super()._has_left(request) or request.id in self.away
@@ -206,7 +205,3 @@ class PrefillPipeline(GenerationPipeline):
                 f"it has {len(self.away)} others"
             )
         return self.away[number]
-
-    def _wake_scheduler(self) -> None:
-        with suppress(SchedulerClosedError):  # what comes after the end changes nothing
-            self.wake()

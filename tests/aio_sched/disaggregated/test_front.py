@@ -150,6 +150,22 @@ def test_abort_before_the_rows_are_sent_sends_none() -> None:
     in_virtual_time(main)
 
 
+def test_place_of_a_request_called_back_goes_to_the_one_that_waits() -> None:
+    """At once, although neither side says or does anything else."""
+
+    async def main() -> None:
+        async with alone(places=3, capacity=1) as (engine, _):
+            requests = [engine.submit(PROMPT, SOME) for _ in range(4)]
+            await settled()
+            assert list(engine.pipeline.waiting) == requests[3:]
+            engine.abort(requests[2])
+            await settled()
+            assert list(engine.pipeline.waiting) == []
+            assert requests[3].id in engine.pipeline.away
+
+    in_virtual_time(main)
+
+
 def test_abort_of_what_waits_or_is_read_gives_the_place_back() -> None:
     """Nothing reaches the decode side."""
 
@@ -273,6 +289,7 @@ def test_decode_side_that_says_what_it_may_not_ends_the_link(
             with pytest.raises(RequestFailedError) as raised:
                 await read(engine, request)
             assert isinstance(raised.value.__cause__, error)
+            await settled()
             with pytest.raises(PeerLostError):
                 await fake.link.send(Pong())
 
