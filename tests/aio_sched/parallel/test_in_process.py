@@ -14,7 +14,9 @@ from aio_sched.parallel import (
     RankMismatchError,
 )
 from aio_sched.testing import virtual_run
+from streams.hazards import rank_scope
 from tests.aio_sched.parallel.conformance import begun
+from tests.streams.hazards.test_ranks import Shared
 
 TIMEOUT_S = 2.0
 FAULTS = ("dies", "hangs", "skips", "kind", "count", "epoch", "leaves")
@@ -168,3 +170,32 @@ def test_impossible_groups_are_refused(size: int, options: dict[str, float]) -> 
     """Sizes and deadlines out of range are the caller's mistake."""
     with pytest.raises(ValueError, match="use"):
         InProcessRanks(size, **options)  # type: ignore[arg-type]  # names are right, values not
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_an_exchange_orders_what_ranks_do_around_it(is_ordered: bool) -> None:
+    """For the hazard checker a rank comes after all that others did before an exchange."""
+    shared = Shared()
+
+    async def write(group: RankGroup) -> None:
+        if not is_ordered:
+            await group.gather_info("step", [0])
+        shared.write(0)
+        if is_ordered:
+            await group.gather_info("step", [0])
+
+    async def read(group: RankGroup) -> None:
+        await group.gather_info("step", [1])
+        await asyncio.sleep(1.0)  # behind the write, but nothing says so
+        shared.read(1)
+
+    async def main() -> None:
+        first, second = InProcessRanks(2).groups
+        with rank_scope(0):
+            writing = asyncio.create_task(write(first))
+        with rank_scope(1):
+            reading = asyncio.create_task(read(second))
+        await asyncio.wait([writing, reading])
+
+    virtual_run(main())
+    assert shared.found == ([] if is_ordered else [("RAW", "rank 0", "rank 1")])
