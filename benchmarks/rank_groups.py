@@ -1,7 +1,7 @@
 """What an exchange between ranks costs the event loop: awaited, against a blocking gather.
 
 Ranks are processes on this machine, over gloo. In each round they make exchanges in both ways,
-one after the other: with ``gather_info``, and with ``torch.distributed.all_gather_into_tensor``
+one after the other: with ``gather_info``, and with ``torch.distributed.all_gather``
 called on the loop's thread. With arrival "even" they come as fast as they can; with "uneven"
 each first sleeps up to 5 ms, as if its step took longer or shorter than the others'.
 """
@@ -42,12 +42,12 @@ def _awaited(group: RankGroup) -> Gather:
 
 
 def _blocking(size: int) -> Gather:
-    taken = torch.zeros(size * _VALUES, dtype=torch.int64)
+    taken = [torch.zeros(_VALUES, dtype=torch.int64) for _ in range(size)]
 
     async def gather(values: list[int]) -> object:
-        dist.all_gather_into_tensor(taken, torch.tensor(values))
+        dist.all_gather(taken, torch.tensor(values))
         await asyncio.sleep(0)
-        return taken.tolist()
+        return [row.tolist() for row in taken]
 
     return gather
 

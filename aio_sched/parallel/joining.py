@@ -1,6 +1,7 @@
 """``open_rank_group``: how a process becomes a rank."""
 
 import os
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
@@ -9,6 +10,9 @@ from aio_sched.parallel.exchange import check_timeout
 from aio_sched.parallel.group import RankGroup
 from aio_sched.parallel.threads import start_thread
 from streams import Device
+
+if TYPE_CHECKING:
+    from aio_sched.parallel.meeting_place import MeetingPlace
 
 __all__ = ["open_rank_group"]
 
@@ -52,41 +56,42 @@ async def open_rank_group(
     # Not at the top: where torch has none, the package must still be importable.
     from aio_sched.parallel.distributed import TorchRankGroup
     from aio_sched.parallel.links import check_link
-    from aio_sched.parallel.meeting_place import MeetingPlace
 
     check_link(device)
+    check_timeout(timeout_s)
     rank, size, host, port = _whereabouts(rank, size, address)
     if not 0 <= rank < size or not 1 <= min_size <= size:
         raise ValueError(
             f"rank={rank}, size={size}, min_size={min_size}: use 0 <= rank < size and "
             "1 <= min_size <= size"
         )
-    check_timeout(timeout_s)
     has_agent = address is None and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    keeps = rank == 0 and not has_agent
+    keeper = None if has_agent else 0
+    place = await _find(host, port, name, rank, keeper, check_timeout(join_timeout_s))
+    group = TorchRankGroup(
+        place, rank, size, keeper=keeper, device=device, timeout_s=timeout_s, min_size=min_size
+    )
+    await group.connect(join_timeout_s)
+    return group
+
+
+async def _find(
+    host: str, port: int, name: str, rank: int, keeper: int | None, timeout_s: float
+) -> "MeetingPlace":
+    from aio_sched.parallel.meeting_place import MeetingPlace
 
     def find() -> MeetingPlace:
-        return MeetingPlace(host, port, name, keeps=keeps, timeout_s=join_timeout_s)
+        return MeetingPlace(host, port, name, keeps=rank == keeper, timeout_s=timeout_s)
 
     try:
-        place = await start_thread("find", find)
+        return await start_thread("find", find)
     except RuntimeError as error:
+        who = "the launcher's agent" if keeper is None else f"rank {keeper}"
         raise RankLostError(
-            f"rank {rank} found nobody at {host}:{port} within {join_timeout_s:g} s, where "
-            f"{'the agent' if has_agent else 'rank 0'} should listen: {error}",
-            () if has_agent else (0,),
+            f"rank {rank} could not meet the others at {host}:{port} within {timeout_s:g} s, where "
+            f"{who} should listen: {error}",
+            () if keeper is None else (keeper,),
         ) from error
-    group = TorchRankGroup(
-        place,
-        rank,
-        size,
-        keeper=None if has_agent else 0,
-        device=device,
-        timeout_s=timeout_s,
-        min_size=min_size,
-    )
-    await group.connect(check_timeout(join_timeout_s))
-    return group
 
 
 def _whereabouts(
