@@ -21,6 +21,7 @@ __all__ = [
     "Traffic",
     "cause_of",
     "count_exchanges",
+    "in_step",
     "make_engine",
     "read_all",
     "run_ranks",
@@ -132,6 +133,26 @@ def run_ranks(
         return ended
 
     return virtual_run(main(), seed=seed)
+
+
+def in_step(
+    num_ranks: int, traffic: Traffic[Any], options: Callable[[int], dict[str, Any]] = lambda r: {}
+) -> list[ServedRank]:
+    """Run traffic, check that all ranks made the same exchanges and steps, and return them."""
+
+    async def noted(served: ServedRank) -> ServedRank:
+        await traffic(served)
+        return served
+
+    ended = run_ranks(num_ranks, noted, options=options)
+    served = [each for each in ended if isinstance(each, ServedRank)]
+    assert len(served) == num_ranks, ended
+    first = served[0]
+    for each in served[1:]:
+        assert each.exchanges == first.exchanges
+        assert len(each.model.kinds) == len(first.model.kinds)
+        assert each.engine.rank_stats.batches == first.engine.rank_stats.batches
+    return served
 
 
 async def read_all(served: ServedRank, requests: Sequence[Request]) -> list[bytes]:

@@ -13,9 +13,10 @@ from aio_sched.engine.requests import FinishReason, Request
 from aio_sched.errors import SchedulerClosedError
 from aio_sched.parallel.consensus import RankDivergedError
 from aio_sched.parallel.delayer import DelayerLimits
+from aio_sched.parallel.engine import DataParallelEngine
 from aio_sched.parallel.errors import RankLostError, RankMismatchError
 from aio_sched.parallel.global_batch import RankState
-from tests.aio_sched.engine.tiny import rigged
+from tests.aio_sched.engine.tiny import assert_at_rest, rigged
 from tests.aio_sched.parallel.engines import (
     SIZES,
     Exchange,
@@ -50,6 +51,7 @@ class Run:
         ended_s: when each rank's engine had ended, by rank.
         requests: of each rank.
         exchanges: of each rank.
+        engines: of each rank.
         errors: what each rank's engine raised.
     """
 
@@ -61,6 +63,7 @@ class Run:
     ended_s: dict[int, float] = field(default_factory=dict)
     requests: dict[int, list[Request]] = field(default_factory=dict)
     exchanges: dict[int, list[Exchange]] = field(default_factory=dict)
+    engines: dict[int, DataParallelEngine] = field(default_factory=dict)
     errors: list[BaseException | None] = field(default_factory=list)
 
     @property
@@ -109,6 +112,7 @@ class Run:
     def assert_well_ended(self) -> None:
         """Every healthy rank ended in time, by an error that names the other one."""
         for rank in self.healthy:
+            assert_at_rest(self.engines[rank])
             self._assert_same_exchanges(rank)
             for request in self.requests[rank]:
                 assert request.finish is not None
@@ -148,7 +152,7 @@ def traffic_of(run: Run) -> Traffic[None]:
         rank = served.number
         if rank == run.odd:
             run.prepare(served)
-        run.exchanges[rank] = served.exchanges
+        run.exchanges[rank], run.engines[rank] = served.exchanges, served.engine
         requests = run.requests[rank] = []
         dice = random.Random(f"traffic/{rank}")
         try:
