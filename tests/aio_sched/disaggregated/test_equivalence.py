@@ -1,13 +1,11 @@
 """Where a text is written changes no token: random traces on one engine and on two sides."""
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -44,15 +42,6 @@ arrivals = st.builds(
     leaves_after=st.one_of(st.none(), st.none(), st.integers(0, 6)),
 )
 traces = st.lists(arrivals, min_size=1, max_size=6)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute with one thread: so small a model is slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 async def play(trace: list[Arrival], engine: TextEngine[Any]) -> list[Request]:
