@@ -40,7 +40,8 @@ class Job:
         steps: batches after which it leaves.
         delayer: whether prefills are delayed.
         odd_step: the batch at which rank 1 does ``odd``; never if negative.
-        odd: ``"SIGKILL"``, ``"SIGSTOP"``, or ``"diverge"``.
+        odd: ``"SIGKILL"``, ``"SIGSTOP"``, ``"diverge"`` or ``"leave"``.
+        farewell_s: of rank 1; see ``DataParallelEngine``.
     """
 
     rank: int
@@ -51,6 +52,7 @@ class Job:
     timeout_s: float = 5.0
     odd_step: int = -1
     odd: str = ""
+    farewell_s: float = 30.0
 
 
 class Ends(Counter[str]):
@@ -77,7 +79,7 @@ async def main(job: Job) -> dict[str, Any]:
             chunk=4,
             delayer=DelayerLimits(4, enabled=job.delayer, max_passes=4),
             rank_check=True,
-            farewell_s=30.0,
+            farewell_s=job.farewell_s if job.rank == 1 else 30.0,
         )
         try:
             async with engine, asyncio.TaskGroup() as tasks:
@@ -112,6 +114,8 @@ async def arrive(
             prompt = bytes(dice.choices(range(1, 11), k=dice.randint(1, 9)))
             tasks.create_task(read(engine, prompt, dice.randint(1, 12), ends))
         if 0 <= job.odd_step <= engine.rank_stats.batches and job.rank == 1:
+            if job.odd == "leave":
+                return
             misbehave(job, engine)
 
 

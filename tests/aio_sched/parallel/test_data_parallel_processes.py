@@ -122,3 +122,17 @@ def test_process_that_is_gone_ends_the_requests_of_the_others(signal_name: str) 
         assert report["ends"]["failed by RankLostError"] > 0
         # An exchange may have begun just after; and the machine may be busy.
         assert report["failed_at"] - struck_at < 2 * timeout_s
+
+
+@pytest.mark.slow
+def test_process_that_leaves_in_good_order_is_done_without() -> None:
+    """The others rebuild the group, go on in step, and no request fails."""
+    reports = run(3, steps=400, odd="leave", odd_step=50, farewell_s=0.2)
+    assert [report["error"] for report in reports] == ["", "", ""]
+    first, left, third = reports
+    assert (left["epoch"], first["epoch"], third["epoch"]) == (0, 1, 1)
+    assert left["batches"] < 400 <= first["batches"]
+    for key in ("passes", "batches", "digest"):
+        assert first[key] == third[key]
+    for report in (first, third):
+        assert report["ends"].keys() <= {"whole", "EngineBusyError"}
