@@ -2,7 +2,7 @@
 
     python tools/train_topics.py --minutes 36 --compile
     python tools/train_topics.py --minutes 36 --compile --resume --rate 2e-3 --seed 1
-    python tools/train_topics.py --draft --steps 50000 --minutes 11 --compile
+    python tools/train_topics.py --draft --steps 50000 --minutes 11.5 --compile
 
 The last one trains the small model that drafts for the other: not to predict the text but what the
 other predicts (distillation), since a draft is accepted if that is what the other says.
