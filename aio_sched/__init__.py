@@ -3,7 +3,9 @@
 The loop     loop.py (overlapped, sequential), turn.py, lifecycle.py, barrier.py
 What you write   stages.py: ``Pipeline``; step.py: ``Step``, which its stages are given
 What you see     monitor.py, trace/, metrics/, loop_lag.py
-On top       engine/ (continuous batching of a language model), cli.py, bench/
+On top       engine/ (continuous batching of a language model), parallel/ (several ranks),
+             speculative/ (draft and verify), disaggregated/ (prefill here, decode there)
+To try it    cli.py, demo.py, bench/
 To prove it  testing/: virtual time, schedules by seed; the checker is ``streams.hazards``
 
 Device streams are in ``streams``, memory that crosses steps in ``buffers``; import
@@ -18,9 +20,12 @@ check_siblings()
 # ruff: noqa: E402, F403
 import buffers
 import streams
+from aio_sched import disaggregated, parallel
 from aio_sched.barrier import WarBarrier, WarPolicy
 from aio_sched.config import SchedulerConfig
-from aio_sched.engine.constraints import Automaton, Constraint
+from aio_sched.disaggregated import *
+from aio_sched.engine.constrained.constraints import Automaton, Constraint
+from aio_sched.engine.constrained.grammar import JsonSchema, Regex
 from aio_sched.engine.engine import Engine
 from aio_sched.engine.errors import (
     ConstraintError,
@@ -31,7 +36,6 @@ from aio_sched.engine.errors import (
     RequestFailedError,
 )
 from aio_sched.engine.experts import MixtureTransformer, load_mixture
-from aio_sched.engine.grammar import JsonSchema, Regex
 from aio_sched.engine.requests import FinishReason, Request, SamplingParams
 from aio_sched.engine.weights import load_draft, load_model
 from aio_sched.errors import (
@@ -46,6 +50,7 @@ from aio_sched.loop import OverlapScheduler, SequentialScheduler
 from aio_sched.loop_lag import LoopLagMonitor
 from aio_sched.metrics import SchedulerStats
 from aio_sched.monitor import SchedulerMonitor
+from aio_sched.parallel import *
 from aio_sched.speculative.drafter import Drafter
 from aio_sched.speculative.engine import SpeculativeEngine
 from aio_sched.speculative.errors import DraftModelError
@@ -97,5 +102,7 @@ __all__ = [
     "load_mixture",
     "load_model",
 ]
+__all__ += parallel.__all__
+__all__ += disaggregated.__all__
 __all__ += buffers.__all__
 __all__ += streams.__all__
