@@ -12,7 +12,7 @@ PACKAGES := aio_sched streams buffers aio_sched_pytest.py
 TYPED := $(PACKAGES) $(wildcard tests examples benchmarks tools)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage faults check format bench ranks gpu clean
+.PHONY: help demo test coverage faults explore check format bench ranks gpu clean
 
 help:
 	@echo "make demo      generate text through the overlap scheduler, then without overlap"
