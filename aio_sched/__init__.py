@@ -24,8 +24,7 @@ from aio_sched import disaggregated, parallel
 from aio_sched.barrier import WarBarrier, WarPolicy
 from aio_sched.config import SchedulerConfig
 from aio_sched.disaggregated import *
-from aio_sched.engine.constrained.constraints import Automaton, Constraint
-from aio_sched.engine.constrained.grammar import JsonSchema, Regex
+from aio_sched.engine.constrained import Automaton, Constraint, JsonSchema, Regex
 from aio_sched.engine.engine import Engine
 from aio_sched.engine.errors import (
     ConstraintError,

@@ -7,7 +7,6 @@ pipeline.py    the three stages; request_pipeline.py: what every pipeline of req
 model.py       the built-in byte-level transformer; weights.py loads it
 experts.py     a mixture of experts made of it; expert_pipeline.py returns what it chose
 kv_cache.py    its keys and values, by slot
-constrained.py ``ConstrainedPipeline``, which ``Engine`` runs; delayed.py: its part on the device
-constraints.py what a constraint is; grammar.py: ``Regex``, ``JsonSchema``; guide.py: one request's
+constrained/   texts that meet a constraint: ``Regex``, ``JsonSchema``, and their delayed sampling
 sampling.py    greedy and seeded sampling on the device
 """

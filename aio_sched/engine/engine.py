@@ -4,7 +4,7 @@ from typing import Unpack
 
 from aio_sched.config import SchedulerOptions
 from aio_sched.engine.admission import Limits
-from aio_sched.engine.constrained import ConstrainedPipeline
+from aio_sched.engine.constrained.pipeline import ConstrainedPipeline
 from aio_sched.engine.expert_pipeline import ExpertPipeline
 from aio_sched.engine.model import ByteTransformer
 from aio_sched.engine.pipeline import GenerationPipeline

@@ -5,7 +5,7 @@ neighbours: a prefill of ``prefill_rows`` chunks, or a decode of ``max_running``
 Rows without a request use slot 0, the padding row. The token that a step samples
 reaches the next step through the relay, on the device: the host schedules decode n+1
 before it has seen token n, and discards what was sampled past the end of a text.
-Requests under a constraint have to wait for token n: ``constrained.py``.
+Requests under a constraint have to wait for token n: ``constrained/``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -8,8 +8,8 @@ from functools import cached_property
 from types import UnionType
 from typing import TYPE_CHECKING
 
-from aio_sched.engine.constraints import Constraint
-from aio_sched.engine.guide import Guide
+from aio_sched.engine.constrained.constraints import Constraint
+from aio_sched.engine.constrained.guide import Guide
 from aio_sched.wakeup import Wakeup
 from buffers.slots import Slot
 

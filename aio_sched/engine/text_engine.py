@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack
 
 from aio_sched.config import SchedulerOptions
+from aio_sched.engine.constrained.guide import Guide
 from aio_sched.engine.errors import (
     ConstraintError,
     EngineBusyError,
@@ -15,7 +16,6 @@ from aio_sched.engine.errors import (
     RequestBusyError,
     RequestFailedError,
 )
-from aio_sched.engine.guide import Guide
 from aio_sched.engine.request_pipeline import RequestPipeline
 from aio_sched.engine.requests import FinishReason, Request, SamplingParams
 from aio_sched.lifecycle import Scheduler

@@ -10,9 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
+from aio_sched.engine.constrained.grammar import Regex
 from aio_sched.engine.engine import Engine
 from aio_sched.engine.errors import ConstraintError, RequestFailedError
-from aio_sched.engine.grammar import Regex
 from aio_sched.engine.requests import FinishReason, Request, SamplingParams
 from buffers.capture import CaptureCache
 from buffers.errors import CaptureOverflowError, CaptureRowsError

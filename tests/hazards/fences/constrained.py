@@ -7,7 +7,7 @@ __all__ = ["FENCES"]
 
 FENCES = (
     Fence(
-        "aio_sched/engine/delayed.py",
+        "aio_sched/engine/constrained/delayed.py",
         "DelayedSampling.sample",
         "RAW: sampling reads the logits that the model has kept in the step before",
         constrained,

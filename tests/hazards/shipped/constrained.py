@@ -8,7 +8,7 @@ from aio_sched.engine.engine import Engine
 from aio_sched.engine.errors import RequestFailedError
 from aio_sched.engine.requests import Request, SamplingParams
 from aio_sched.testing import Scenario, Trial
-from tests.aio_sched.engine.automata import Climbing, Stumbling
+from tests.aio_sched.engine.constrained.automata import Climbing, Stumbling
 from tests.aio_sched.engine.tiny import CHUNK, assert_at_rest, rigged
 
 __all__ = ["SHIPPED", "constrained", "constrained_with_aborts"]

@@ -18,7 +18,7 @@ from aio_sched.engine.errors import ConstraintError
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-    from aio_sched.engine.constraints import Automaton
+    from aio_sched.engine.constrained.constraints import Automaton
 
 __all__ = ["JsonSchema", "Regex"]
 

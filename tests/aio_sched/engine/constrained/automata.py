@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-from aio_sched.engine.constraints import Automaton
+from aio_sched.engine.constrained.constraints import Automaton
 from tests.aio_sched.engine.tiny import LETTERS
 
 __all__ = ["Climbing", "Scripted", "Stumbling"]

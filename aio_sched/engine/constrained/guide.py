@@ -1,6 +1,6 @@
 """Where a constrained request stands, and what it may write next."""
 
-from aio_sched.engine.constraints import Constraint
+from aio_sched.engine.constrained.constraints import Constraint
 from aio_sched.engine.errors import ConstraintError
 
 __all__ = ["Guide"]

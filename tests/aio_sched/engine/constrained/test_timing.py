@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from aio_sched.engine.constraints import Automaton
+from aio_sched.engine.constrained.constraints import Automaton
 from aio_sched.engine.engine import Engine
 from aio_sched.engine.requests import SamplingParams
 from aio_sched.testing import SimProfile, virtual_run
@@ -14,7 +14,10 @@ from streams.clock import active_clock
 from streams.device import Device
 from streams.monitor import DeviceMonitor, Span
 from streams.simulated import SimDevice
-from tests.aio_sched.engine.other_orders import in_upstream_order, masks_before_the_model
+from tests.aio_sched.engine.constrained.other_orders import (
+    in_upstream_order,
+    masks_before_the_model,
+)
 from tests.aio_sched.engine.tiny import CHUNK, LETTERS, rigged
 
 FORWARD_MS = 1.0

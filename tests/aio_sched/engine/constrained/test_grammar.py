@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from aio_sched.engine import grammar
-from aio_sched.engine.constraints import Constraint
+from aio_sched.engine.constrained import grammar
+from aio_sched.engine.constrained.constraints import Constraint
+from aio_sched.engine.constrained.grammar import JsonSchema, Regex
+from aio_sched.engine.constrained.guide import Guide
 from aio_sched.engine.errors import ConstraintError
-from aio_sched.engine.grammar import JsonSchema, Regex
-from aio_sched.engine.guide import Guide
 from aio_sched.engine.model import EOS
 from aio_sched.engine.requests import FinishReason, SamplingParams
 from tests.aio_sched.engine.tiny import read, rigged, running

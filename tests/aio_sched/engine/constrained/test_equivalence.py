@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aio_sched.engine.admission import Limits
-from aio_sched.engine.constraints import Constraint
-from aio_sched.engine.grammar import Regex
+from aio_sched.engine.constrained.constraints import Constraint
+from aio_sched.engine.constrained.grammar import Regex
 from aio_sched.engine.requests import FinishReason, Request, SamplingParams
-from tests.aio_sched.engine.automata import Climbing
-from tests.aio_sched.engine.oracle import written_alone
+from tests.aio_sched.engine.constrained.automata import Climbing
+from tests.aio_sched.engine.constrained.oracle import written_alone
 from tests.aio_sched.engine.test_equivalence import MODEL, Arrival, Trace, aborts, play, prompts
 from tests.aio_sched.engine.tiny import CHUNK, assert_ended_in_time, read, running
 

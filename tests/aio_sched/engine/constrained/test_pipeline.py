@@ -15,8 +15,8 @@ from aio_sched.testing import Fault, FaultKind, Schedule, Trial, run_once
 from streams.device import open_device
 from streams.launch import Operation
 from streams.monitor import DeviceMonitor
-from tests.aio_sched.engine.automata import Climbing, Scripted, Stumbling
-from tests.aio_sched.engine.oracle import written_alone
+from tests.aio_sched.engine.constrained.automata import Climbing, Scripted, Stumbling
+from tests.aio_sched.engine.constrained.oracle import written_alone
 from tests.aio_sched.engine.tiny import CHUNK, LETTERS, assert_at_rest, read, rigged, running
 from tests.aio_sched.pipelines import until
 from tests.hazards.shipped.constrained import constrained

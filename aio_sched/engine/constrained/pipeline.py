@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aio_sched.engine.admission import Limits, Plan
-from aio_sched.engine.delayed import KEPT_LOGITS, Delayed, DelayedSampling, advance
+from aio_sched.engine.constrained.delayed import KEPT_LOGITS, Delayed, DelayedSampling, advance
 from aio_sched.engine.model import ByteTransformer
 from aio_sched.engine.pipeline import Batch, GenerationPipeline
 from aio_sched.engine.requests import FinishReason, Request
