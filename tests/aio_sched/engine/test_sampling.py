@@ -72,7 +72,7 @@ def test_equal_seed_and_position_give_equal_tokens() -> None:
 def test_seed_and_position_are_not_interchangeable() -> None:
     """Requests with neighbouring seeds do not draw each other's noise at other positions."""
     seeds, positions = rows(1, 2, 3, 0), rows(2, 1, 0, 3)
-    noise = sampling._gumbel(seeds, positions, VOCAB)
+    noise = sampling.noise_of(seeds, positions, VOCAB)
     assert len({tuple(row) for row in noise.tolist()}) == 4
 
 
@@ -80,17 +80,17 @@ def test_seed_and_position_are_not_interchangeable() -> None:
 @pytest.mark.parametrize("vocab", [VOCAB, 1001])
 def test_noise_is_the_same_bits_in_any_row(num_rows: int, vocab: int) -> None:
     """Row and neighbours do not change the noise of a request."""
-    alone = sampling._gumbel(rows(11), rows(42), vocab)[0]
+    alone = sampling.noise_of(rows(11), rows(42), vocab)[0]
     for row in range(num_rows):
         seeds, positions = torch.arange(num_rows) + 100, torch.arange(num_rows) + 7
         seeds[row], positions[row] = 11, 42
-        assert torch.equal(sampling._gumbel(seeds, positions, vocab)[row], alone)
+        assert torch.equal(sampling.noise_of(seeds, positions, vocab)[row], alone)
 
 
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63)])
 def test_noise_is_finite_for_every_seed(seed: int) -> None:
     """No seed makes a token impossible or certain."""
-    noise = sampling._gumbel(torch.full((200,), seed), torch.arange(200), VOCAB)
+    noise = sampling.noise_of(torch.full((200,), seed), torch.arange(200), VOCAB)
     assert noise.isfinite().all()
     assert abs(noise.mean().item() - 0.5772) < 0.03  # Euler's constant, the mean of a Gumbel draw
 
@@ -99,7 +99,7 @@ def test_extreme_bits_give_finite_noise(monkeypatch: pytest.MonkeyPatch) -> None
     """The smallest and the largest hash lie inside the open interval from 0 to 1."""
     for hashed in (0, -1):
         monkeypatch.setattr(sampling, "_mix", lambda z, hashed=hashed: torch.full_like(z, hashed))
-        assert sampling._gumbel(rows(1), rows(1), 4).isfinite().all()
+        assert sampling.noise_of(rows(1), rows(1), 4).isfinite().all()
 
 
 def test_hash_is_splitmix64() -> None:
