@@ -24,7 +24,7 @@ from aio_sched.prompts import PROMPTS
 from aio_sched.trace import TraceRecorder
 from streams import Device
 
-NUM_REQUESTS, MAX_TOKENS, MAX_RUNNING, PAUSE_S = 10, 16, 4, 0.04
+NUM_REQUESTS, MAX_TOKENS, MAX_RUNNING, PAUSE_S = 10, 12, 4, 0.04
 PICTURE = Path("data-parallel.svg")
 
 
@@ -68,9 +68,9 @@ async def serve(
     )
     first_tokens_us: list[int] = []
 
-    async def continue_text(prompt: str) -> int:
+    async def continue_text(prompt: str, max_tokens: int) -> int:
         tokens, began_s = 0, time.perf_counter()
-        async for _ in engine.generate(prompt, SamplingParams(MAX_TOKENS)):
+        async for _ in engine.generate(prompt, SamplingParams(max_tokens)):
             if not tokens:
                 first_tokens_us.append(int((time.perf_counter() - began_s) * 1e6))
             tokens += 1
@@ -78,9 +78,11 @@ async def serve(
 
     async with engine:
         began_s, reading = time.perf_counter(), []
-        for prompt in islice(cycle(PROMPTS), group.rank, group.rank + NUM_REQUESTS):
-            reading.append(asyncio.create_task(continue_text(prompt)))
-            # Ranks whose prompts came at the same moments would have nothing to wait for.
+        prompts = islice(cycle(PROMPTS), group.rank, group.rank + NUM_REQUESTS)
+        for number, prompt in enumerate(prompts):
+            # Ranks whose texts began and ended at the same moments would have nothing to wait for.
+            max_tokens = MAX_TOKENS + (5 * number + 3 * group.rank) % 12
+            reading.append(asyncio.create_task(continue_text(prompt, max_tokens)))
             await asyncio.sleep(PAUSE_S * (1 + group.rank / 2))
         tokens = sum(await asyncio.gather(*reading))
         micros = int((time.perf_counter() - began_s) * 1e6)
@@ -131,7 +133,9 @@ def cells(rows: tuple[tuple[int, ...], ...]) -> list[str]:
 def start_ranks(number: str) -> int:
     """Start this file once per rank, as the ``torchrun`` command does; return its exit code."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return subprocess.call([*launcher, f"--nproc-per-node={number}", __file__])
+    # The ranks share this machine's cores.
+    env = {"OMP_NUM_THREADS": "1", **os.environ}
+    return subprocess.call([*launcher, f"--nproc-per-node={number}", __file__], env=env)
 
 
 if __name__ == "__main__":
