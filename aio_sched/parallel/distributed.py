@@ -4,12 +4,10 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from aio_sched.parallel.errors import (
-    RankGroupClosedError,
-    RankLostError,
-)
+from aio_sched.parallel.errors import RankGroupClosedError, RankLostError
 from aio_sched.parallel.exchange import FramedGroup, left_behind, named, too_few
 from aio_sched.parallel.frames import Frame
 from aio_sched.parallel.links import Link, open_link
@@ -27,7 +25,22 @@ _LOOKING_SHARE = 0.7
 _LEAST_S = 0.01
 # Threads that ask the table have this much longer than what they wait for.
 _MARGIN_S = 0.1
-_DISCONNECT_S = 0.25
+_ENDING_S = 0.25
+
+
+@dataclass
+class _Sleep:
+    """What wakes this rank after an exchange; it stays there for a sleeper who was cancelled.
+
+    Attributes:
+        number: of the exchange.
+        heard: another rank has rung; of the thread that listens.
+        rung: this one has.
+    """
+
+    number: int
+    heard: "asyncio.Future[None]"
+    rung: "asyncio.Future[None]"
 
 
 class TorchRankGroup(FramedGroup):
@@ -61,8 +74,12 @@ class TorchRankGroup(FramedGroup):
         # An exchange whose caller was cancelled.
         self._left: Launch[Any] | None = None
         self._rung_after: int | None = None
-        self._sleeper: asyncio.Future[None] | None = None
-        self._disconnected: asyncio.Future[None] | None = None
+        self._sleep: _Sleep | None = None
+        # Epochs and numbers of exchanges whose bells may be left in the table.
+        self._silent: list[tuple[int, int]] = []
+        self._is_left_behind = False
+        # Threads that may run on when the group is closed.
+        self._ending: set[asyncio.Future[None]] = set()
 
     # The bell -----------------------------------------------------------------
 
@@ -70,36 +87,53 @@ class TorchRankGroup(FramedGroup):
         """Sleep until a rank rings; a thread that sleeps in a socket stands for this one."""
         self._check_usable()
         if self._rung_after == self.number:
+            self._silent.append((self.epoch, self.number))
             self._tell_all()
             return
-        self._sleeper = asyncio.get_running_loop().create_future()
-        listening = start_thread("bell", self._place.listen, self.epoch, self.number, self.rank)
-        try:
-            await asyncio.wait({listening, self._sleeper}, return_when="FIRST_COMPLETED")
-            if listening.done() and listening.exception() is not None:
-                self._keeper_lost("while nobody had work", listening.exception())
-            self._rung_after = self.number  # for all of them until the next exchange
-        finally:
-            self._sleeper = None
-            if not listening.done():
-                self._ring([self.rank])  # ends the thread
+        sleep = self._sleep = self._sleep or self._fall_asleep()
+        await asyncio.wait({sleep.heard, sleep.rung}, return_when="FIRST_COMPLETED")
+        if self._sleep is sleep:
+            self._get_up()
+        if sleep.heard.done() and sleep.heard.exception() is not None:
+            self._keeper_lost("while nobody had work", sleep.heard.exception())
         self._check_open()
+        if self.number == sleep.number:
+            self._rung_after = self.number  # for all of them until the next exchange
 
     def ring(self) -> None:
         """Wake the ranks that sleep."""
         # Whether the ranks will sleep after the exchange that is under way is not known yet:
         # then it is this one's ``wait_for_work`` that tells the others.
         self._rung_after = self.number
-        if self._sleeper is not None and not self._sleeper.done():
-            self._sleeper.set_result(None)
+        if self._sleep is not None and not self._sleep.rung.done():
+            self._sleep.rung.set_result(None)
             self._tell_all()
 
-    def _tell_all(self) -> None:
-        self._ring([rank for rank in range(self.size) if rank != self.rank])
+    def _fall_asleep(self) -> _Sleep:
+        at, silent = (self.epoch, self.number), tuple(self._silent)
+        self._silent.clear()
+        heard = start_thread("bell", self._place.listen, *at, self.rank, silent)
+        # Not before its thread has ended: it would wait for a bell that was taken away.
+        heard.add_done_callback(lambda _: self._silent.append(at))
+        self._await_at_end(heard)
+        return _Sleep(self.number, heard, asyncio.get_running_loop().create_future())
 
-    def _ring(self, ranks: Sequence[int]) -> None:
+    def _get_up(self) -> None:
+        """End the thread that listens, and whoever still sleeps."""
+        sleep, self._sleep = self._sleep, None
+        if sleep is None:
+            return
+        if not sleep.rung.done():
+            sleep.rung.set_result(None)
+        if not sleep.heard.done():
+            self._ring([self.rank], sleep.number)
+
+    def _tell_all(self) -> None:
+        self._ring([rank for rank in range(self.size) if rank != self.rank], self.number)
+
+    def _ring(self, ranks: Sequence[int], number: int) -> None:
         with suppress(RuntimeError):  # the table is gone, and with it whoever listened there
-            self._place.ring(self.epoch, self.number, ranks)
+            self._place.ring(self.epoch, number, ranks)
 
     # Exchanges ------------------------------------------------------------------
 
@@ -109,6 +143,7 @@ class TorchRankGroup(FramedGroup):
         link = self._link
         assert link is not None, "a group that has not failed is linked"
         self._rung_after = None
+        self._get_up()
         until_s = time.monotonic() + timeout_s
         naming_s = min(timeout_s * _NAMING_SHARE, _MOST_NAMING_S)
         try:
@@ -166,10 +201,15 @@ class TorchRankGroup(FramedGroup):
 
     def _unlink(self) -> None:
         """Let go of the process group, in a thread: that may take until its time limit."""
+        self._get_up()
         link, self._link, self._left = self._link, None, None
         if link is not None:
             link.close()
-            self._disconnected = start_thread("disconnect", link.disconnect)
+            self._await_at_end(start_thread("disconnect", link.disconnect))
+
+    def _await_at_end(self, thread: "asyncio.Future[None]") -> None:
+        self._ending.add(thread)
+        thread.add_done_callback(self._ending.discard)
 
     # Beginning and end ------------------------------------------------------------
 
@@ -189,13 +229,13 @@ class TorchRankGroup(FramedGroup):
         """Leave the group; an exchange that is under way fails, here and on other ranks."""
         self._is_closed = True
         self._unlink()
-        if self._sleeper is not None and not self._sleeper.done():
-            self._sleeper.set_result(None)
-        if self._disconnected is not None:
-            await asyncio.wait({self._disconnected}, timeout=_DISCONNECT_S)
+        if self._ending:  # a process that ends meanwhile is aborted
+            await asyncio.wait(set(self._ending), timeout=_ENDING_S)
 
     async def _regroup(self, timeout_s: float) -> tuple[int, int, int]:
-        self._ring(range(self.size))
+        if self._is_left_behind:  # to ask once more would split the group
+            raise left_behind(self.rank, self.epoch)
+        self._ring(range(self.size), self.number)
         self._unlink()
         try:
             # The table answers at once, whoever is missing, or not at all.
@@ -206,6 +246,7 @@ class TorchRankGroup(FramedGroup):
         if len(members) < self._min_size:
             raise too_few(len(members), self.size, self._min_size, timeout_s)
         if self.rank not in members:
+            self._is_left_behind = True
             raise left_behind(self.rank, self.epoch)
         rank, size = members.index(self.rank), len(members)
         self._link = await self._open(self._last_epoch, rank, size, timeout_s)

@@ -37,7 +37,8 @@ class RankGroup(ABC):
         exchange for all: after an error the group is of no use until it is rebuilt.
 
         A cancelled caller leaves the exchange under way: what it gave reaches the other ranks,
-        and the next exchange begins when that one has ended.
+        and the next exchange begins when that one has ended. Whoever is cancelled once more while
+        the next one waits for that has given nothing: the one after fails for all ranks.
 
         Args:
             kind: what the integers are, a short name (at most ``MAX_KIND`` ASCII characters);
@@ -55,6 +56,7 @@ class RankGroup(ABC):
             RankGroupClosedError: the group is closed, or failed before and was not rebuilt.
             ValueError: the kind is no short name, there are too many values, one is too large,
                 or the timeout is not positive.
+            TypeError: a value is no Python integer, a tensor above all.
         """
 
     @abstractmethod
@@ -63,8 +65,8 @@ class RankGroup(ABC):
 
         For when gathered data say that no rank has work: each rank then sleeps here, instead
         of making one exchange after the other. Returns at once if a rank has rung since the
-        last exchange began. It is advisory: it may return without a reason, and what there is
-        to do is decided by the exchange that follows.
+        last exchange began; a caller who was cancelled can come back. It is advisory: it may
+        return without a reason, and what there is to do is decided by the exchange that follows.
 
         Raises:
             RankLostError: the rank that carries the bell is gone. Others that die are found by

@@ -139,13 +139,17 @@ class MeetingPlace:
         for rank in ranks:
             self._writer.set(self._key(epoch, number, "bell", rank), "1")
 
-    def listen(self, epoch: int, number: int, rank: int) -> None:
-        """Block until somebody rings for ``rank`` after exchange ``number``."""
-        key = self._key(epoch, number, "bell", rank)
+    def listen(self, epoch: int, number: int, rank: int, silent: Sequence[tuple[int, int]]) -> None:
+        """Block until somebody rings for ``rank`` after exchange ``number``.
+
+        Bells for it after the ``silent`` ones, by epoch and number, are taken off the table:
+        nobody rings them any more.
+        """
         if self._listener is None:
             self._listener = self._connect()
-        self._listener.wait([key], _FOR_EVER)
-        self._listener.delete_key(key)
+        for former in silent:
+            self._listener.delete_key(self._key(*former, "bell", rank))
+        self._listener.wait([self._key(epoch, number, "bell", rank)], _FOR_EVER)
 
     def _who(self, key: str, size: int) -> list[int]:
         return [rank for rank in range(size) if self._reader.check([self._key(key, rank)])]

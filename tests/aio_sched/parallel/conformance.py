@@ -147,6 +147,25 @@ async def goes_on_after_a_cancelled_exchange(group: RankGroup) -> Any:
     return [first, await group.gather_info("second", [group.rank])]
 
 
+async def fails_for_all_after_one_was_cancelled_twice(group: RankGroup) -> Any:
+    """Let rank 0 be cancelled in an exchange, and in the next one before that could begin."""
+    said: list[Any] = []
+    for step in range(3):
+        if group.rank == 0 and step < 2:
+            task = await begun(group.gather_info("step", [step]))
+            task.cancel()
+            await asyncio.wait([task])
+        else:
+            if step == 0:
+                for _ in range(20):  # rank 0 asks three times before they come
+                    await asyncio.sleep(0)
+            said.append(await outcome(group.gather_info("step", [step])))
+            if said[-1][0] == "RankMismatchError":
+                break
+    await group.rebuild()
+    return said
+
+
 async def refuses_bad_arguments_and_stays_whole(group: RankGroup) -> Any:
     """Ask for what no frame can carry."""
     refused = [
@@ -183,6 +202,17 @@ async def leaves_nothing_of_a_sleeper_that_was_cancelled(group: RankGroup) -> An
     return await group.gather_info("awake", [group.rank])
 
 
+async def hears_a_bell_that_rang_between_two_sleeps(group: RankGroup) -> Any:
+    """Cancel a sleeper and let rank 1 ring before it comes back; two may sleep at once."""
+    asleep = await begun(group.wait_for_work())
+    asleep.cancel()
+    await asyncio.wait([asleep])
+    if group.rank == 1:
+        group.ring()
+    await asyncio.gather(group.wait_for_work(), group.wait_for_work())
+    return await group.gather_info("awake", [group.rank])
+
+
 _ALL = [[0], [1], [2]]
 CONFORMANCE = (
     Rule(
@@ -201,7 +231,12 @@ CONFORMANCE = (
     ),
     Rule(has_one_exchange_under_way, [[True, _ALL]] * SIZE),
     Rule(goes_on_after_a_cancelled_exchange, [[None, _ALL]] + [[_ALL, _ALL]] * 2),
+    Rule(
+        fails_for_all_after_one_was_cancelled_twice,
+        [[["RankMismatchError", 0]]] + [[[[0], [0], [0]], ["RankMismatchError", 0]]] * 2,
+    ),
     Rule(refuses_bad_arguments_and_stays_whole, [[[["ValueError"]] * 6, _ALL]] * SIZE),
     Rule(wakes_all_who_sleep_when_one_rings, [_ALL] * SIZE),
     Rule(leaves_nothing_of_a_sleeper_that_was_cancelled, [_ALL] * SIZE),
+    Rule(hears_a_bell_that_rang_between_two_sleeps, [_ALL] * SIZE),
 )

@@ -7,10 +7,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # documented, not re-exported
 
-from aio_sched.parallel import InProcessRanks, RankGroup, RankGroupClosedError, open_rank_group
+from aio_sched.parallel import (
+    InProcessRanks,
+    RankGroup,
+    RankGroupClosedError,
+    RankLostError,
+    distributed,
+    open_rank_group,
+)
 from aio_sched.parallel.links import _HostLink
 from aio_sched.parallel.meeting_place import MeetingPlace
+from aio_sched.parallel.threads import start_thread
 from aio_sched.testing import virtual_run
 from tests.aio_sched.parallel.conformance import CONFORMANCE, SIZE, Rule, begun, outcome
 from tests.aio_sched.parallel.rank_processes import free_address
@@ -132,3 +141,71 @@ def test_a_rank_cancelled_while_it_looks_who_is_missing_must_rebuild(
 
 def _broken(*_: object) -> None:
     raise RuntimeError("connection reset")
+
+
+def test_a_bell_heard_by_a_sleeper_who_is_cancelled_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread has heard it, and the cancellation comes before the sleeper wakes."""
+
+    async def main() -> None:
+        async with gloo_ranks(2) as (ringer, sleeper):
+            asleep = asyncio.ensure_future(sleeper.wait_for_work())
+
+            def start(*args: Any) -> Any:
+                heard = start_thread(*args)
+                heard.add_done_callback(lambda _: asleep.cancel())
+                return heard
+
+            with monkeypatch.context() as patch:
+                patch.setattr(distributed, "start_thread", start)
+                await asyncio.sleep(0)
+            ringing = await begun(ringer.wait_for_work())
+            ringer.ring()
+            await ringing
+            await asyncio.wait([asleep])
+            assert asleep.cancelled()
+            await sleeper.wait_for_work()
+
+    asyncio.run(main())
+
+
+def test_bells_are_taken_off_the_table() -> None:
+    """Ranks that fall asleep over and over leave nothing behind, also when all of them ring."""
+
+    async def main() -> None:
+        async with gloo_ranks(2) as groups:
+            table = TCPStore(*_address(groups[0]), is_master=False)
+            for step in range(60):
+                await asyncio.gather(*(group.gather_info("none", [0]) for group in groups))
+                for group in groups if step < 30 else []:  # before they sleep
+                    group.ring()
+                asleep = [await begun(group.wait_for_work()) for group in groups]
+                for group in groups[step % 2 :]:
+                    group.ring()
+                await asyncio.gather(*asleep)
+            assert table.num_keys() < 30
+
+    asyncio.run(main())
+
+
+def _address(group: RankGroup) -> tuple[str, int]:
+    assert isinstance(group, distributed.TorchRankGroup)
+    return group._place._address
+
+
+def test_a_rank_left_behind_cannot_split_the_others() -> None:
+    """It is told so each time that it asks, and their next rebuild is theirs alone."""
+
+    async def main() -> None:
+        async with gloo_ranks() as (first, second, late):
+            both = (first, second)
+            await asyncio.gather(*(group.rebuild(timeout=0.3) for group in both))
+            for _ in range(2):
+                with pytest.raises(RankLostError, match="rank 2 of epoch 0 was missing"):
+                    await late.rebuild(timeout=0.3)
+            await asyncio.gather(*(group.rebuild(timeout=3.0) for group in both))
+            rows = await asyncio.gather(*(g.gather_info("usual", [g.epoch]) for g in both))
+            assert rows == [((2,), (2,))] * 2
+
+    asyncio.run(main())
