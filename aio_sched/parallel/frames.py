@@ -176,6 +176,13 @@ def _integers(kind: str, values: Sequence[int]) -> "array[int]":
         raise ValueError(
             f"{len(values)} values for an exchange of {kind!r}; a frame has room for {MAX_VALUES}"
         )
+    for value in values:
+        # Tensors would do, too: their values would be read, and the loop wait for the device.
+        if not isinstance(value, int):
+            raise TypeError(
+                f"a {type(value).__module__}.{type(value).__qualname__} in an exchange of "
+                f"{kind!r}; give Python integers"
+            )
     try:
         return array("q", values)
     except OverflowError as error:

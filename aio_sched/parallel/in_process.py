@@ -112,6 +112,7 @@ class _World:
         if member in self.members:
             rank = self.members.index(member)
             self.next_meeting().break_up(f"rank {rank} {how}", (rank,))
+            self.rally.came.discard(member)
             self.rally.end_if_all_came()
 
 

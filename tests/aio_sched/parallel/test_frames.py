@@ -1,6 +1,7 @@
 """Frames: one size, whatever they say, and a word for each way in which ranks can differ."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,4 +92,12 @@ def test_two_processes_of_one_rank_are_named() -> None:
 def test_what_no_frame_can_carry_is_refused(frame: Frame, words: str) -> None:
     """The caller's mistake is found before anything travels, with the value in question."""
     with pytest.raises(ValueError, match=words):
+        frame.encode()
+
+
+@pytest.mark.parametrize("value", [torch.zeros((), dtype=torch.int64, device="meta"), 1.0, "1"])
+def test_what_is_no_python_integer_is_refused_unread(value: object) -> None:
+    """A tensor of the meta device cannot be read; one of a device would make the loop wait."""
+    frame = _said(0, values=(1, value))
+    with pytest.raises(TypeError, match=r"in an exchange of 'batch'; give Python integers"):
         frame.encode()

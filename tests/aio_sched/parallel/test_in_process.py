@@ -147,6 +147,23 @@ def test_a_rank_cancelled_in_a_rebuild_is_not_waited_for_in_vain() -> None:
     virtual_run(main())
 
 
+def test_ranks_that_die_in_a_rebuild_are_not_taken_along() -> None:
+    """The last one to die ends the rebuild, and who died at the same moment is not in."""
+
+    async def main() -> None:
+        ranks = InProcessRanks(4, timeout_s=TIMEOUT_S)
+        dying = await begun(ranks.groups[1].rebuild())
+        rebuilt = [await begun(ranks.groups[rank].rebuild()) for rank in (0, 3)]
+        ranks.kill(1)
+        ranks.kill(2)
+        await asyncio.gather(*rebuilt)
+        with pytest.raises(RankGroupClosedError):
+            await dying
+        assert (ranks.groups[0].size, ranks.groups[3].rank) == (2, 1)
+
+    virtual_run(main())
+
+
 def test_killed_ranks_end_their_own_calls() -> None:
     """What a killed rank waits for ends, so that a simulation can end it."""
 
