@@ -1,5 +1,7 @@
 """Where a constrained request stands, and what it may write next."""
 
+from collections.abc import Iterable
+
 from aio_sched.engine.constrained.constraints import Constraint
 from aio_sched.engine.errors import ConstraintError
 
@@ -38,7 +40,8 @@ class Guide:
         self.allowed = self._ask(f"no token may follow byte {token}")
 
     def _ask(self, dead_end: str) -> bytes:
-        flags = self._automaton.allowed()
+        # A copy: the automaton may use its array again before these are uploaded.
+        flags = _flags_of(self._automaton.allowed())
         if len(flags) != NUM_TOKENS:
             raise ConstraintError(
                 f"{self._constraint!r} gave {len(flags)} flags; Automaton.allowed() gives "
@@ -50,3 +53,10 @@ class Guide:
                 "it (byte 0 is the end of a text and never part of one)"
             )
         return flags
+
+
+def _flags_of(answer: object) -> bytes:
+    """Take any array of small integers; ``bytes`` of a number would be so many zeros."""
+    if not isinstance(answer, Iterable):
+        raise ConstraintError(f"Automaton.allowed() gave {answer!r}; it gives {NUM_TOKENS} flags")
+    return bytes(answer)
