@@ -107,7 +107,7 @@ def decoded(head: Head, header: bytes, body: bytearray, peer: str) -> Message:
     """
     try:
         return _message(_Kind(head.kind), json.loads(header), body)
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         raise LinkProtocolError(f"{peer} sent a damaged frame of kind {head.kind}: {error}") from (
             error
         )

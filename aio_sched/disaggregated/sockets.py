@@ -4,7 +4,9 @@ There is no authentication and no encryption: whoever can connect can hand over 
 read their tokens. Use a Unix socket in a folder of one's own, or a network that is trusted.
 """
 
+import errno
 import os
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -138,9 +140,11 @@ async def serve_links(
 
     Raises:
         ValueError: an address of neither form.
-        OSError: it is in use.
+        OSError: somebody listens there.
     """
     path, host, port = _parsed(address)
+    if path:
+        _check_free(path)
     # Only the owner may connect: what comes through the socket is not authenticated.
     listener = (
         await anyio.create_unix_listener(path, mode=0o600)
@@ -165,6 +169,20 @@ async def serve_links(
             if path:
                 with suppress(OSError):
                     os.unlink(path)
+
+
+def _check_free(path: str) -> None:
+    """See that nobody listens there: a listener would replace the socket of one that does.
+
+    A socket of another kind finds that out without being a visitor.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(path)
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:
+                return
+    raise OSError(errno.EADDRINUSE, f"{path} is in use by another process; use another path")
 
 
 def _parsed(address: str) -> tuple[str, str, int]:

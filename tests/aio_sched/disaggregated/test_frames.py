@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from aio_sched.disaggregated.errors import LinkProtocolError, PeerMismatchError
 from aio_sched.disaggregated.fingerprint import ModelIdentity, bytes_of, identity_of
-from aio_sched.disaggregated.frames import HEAD, VERSION, Head, decoded, encoded, head_of
+from aio_sched.disaggregated.frames import (
+    HEAD,
+    MAX_HEADER,
+    VERSION,
+    Head,
+    decoded,
+    encoded,
+    head_of,
+)
 from aio_sched.disaggregated.messages import (
     Abort,
     Bye,
@@ -107,6 +115,8 @@ def test_damaged_frame_is_refused(kind: int, header: Any, body: bytes) -> None:
         decoded(Head(kind, len(text), len(body)), text, bytearray(body), "peer")
     with pytest.raises(LinkProtocolError, match="damaged"):
         decoded(Head(kind, 1, 0), b"{", bytearray(), "peer")
+    with pytest.raises(LinkProtocolError, match="damaged"):
+        decoded(Head(kind, MAX_HEADER, 0), b"[" * MAX_HEADER, bytearray(), "peer")
 
 
 @pytest.mark.parametrize(

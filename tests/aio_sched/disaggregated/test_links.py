@@ -1,6 +1,7 @@
 """One suite for both kinds of link, and what only one of them has."""
 
 import asyncio
+import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -187,6 +188,25 @@ async def test_address_nobody_listens_at_is_named(tmp_path: Path) -> None:
             await connect_link(address)
     with pytest.raises(ValueError, match="capacity=0"):
         local_link(capacity=0)
+
+
+async def test_path_that_somebody_listens_at_is_not_taken_over(tmp_path: Path) -> None:
+    """Who serves there goes on; what one that was killed has left behind is replaced."""
+
+    async def ignore(_: SocketLink) -> None:
+        return
+
+    async with made("unix", tmp_path) as (near, far):
+        with pytest.raises(OSError, match=f"{tmp_path / 'link'} is in use.*another path"):
+            await serve_links(f"unix:{tmp_path / 'link'}", ignore)
+        await near.send(Ping())
+        assert await far.receive() == Ping()
+        assert await anyio.Path(tmp_path / "link").exists()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "link"))
+    async with asyncio.timeout(10.0), made("unix", tmp_path) as (near, far):
+        await near.send(Ping())
+        assert await far.receive() == Ping()
 
 
 async def test_unix_socket_is_for_its_owner_only(tmp_path: Path) -> None:
