@@ -1,7 +1,7 @@
 """Prefill and decode on two devices or in two processes, with a hand-over of keys and values.
 
 engine.py       ``DisaggregatedEngine``: the front, and the side that reads prompts
-worker.py       ``DecodeWorker``: the side that writes texts, as a service
+worker.py       ``DecodeWorker``: the side that writes texts, as a service; session.py: one link
 prefill.py      ``PrefillPipeline``: rows to the host, and over
 decode.py       ``DecodePipeline``: rows from the host, and on with decode steps
 link.py         ``KVLink``: how the two talk; within one process

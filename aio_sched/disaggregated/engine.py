@@ -149,6 +149,9 @@ class DisaggregatedEngine(TextEngine[PrefillPipeline]):
                     raise PeerLostError(f"{peer} has said goodbye; start it again")
                 case Refused():
                     raise PeerLostError(f"{peer} refuses to serve us: {message.why}")
+                case Ping():
+                    self.pipeline.outbox.append(Pong())
+                    self.pipeline.news.set()
                 case Pong():
                     pass
                 case _:

@@ -5,7 +5,7 @@
     HandOver                     ->
                                 <-    Progress: tokens, and requests that ended
     Abort                        ->   Progress, the place is free again
-    Ping                        <->   Pong
+    Ping                        <->   Pong, by whoever is asked
     Bye                         <->   Bye: an orderly end; Refused: no beginning
 
 A ``HandOver`` takes a place, and its end in a ``Progress`` gives it back.

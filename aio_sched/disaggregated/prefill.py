@@ -7,7 +7,7 @@ from torch import Tensor
 
 from aio_sched.disaggregated.credits import Credits
 from aio_sched.disaggregated.errors import LinkProtocolError, RemoteRequestError
-from aio_sched.disaggregated.messages import Abort, Ended, HandOver, Ping, Progress
+from aio_sched.disaggregated.messages import Abort, Ended, HandOver, Ping, Pong, Progress
 from aio_sched.engine.admission import Limits, Plan, plan_step
 from aio_sched.engine.model import EOS, ByteTransformer
 from aio_sched.engine.pipeline import Batch, GenerationPipeline
@@ -51,7 +51,7 @@ class PrefillPipeline(GenerationPipeline):
     ) -> None:
         super().__init__(model, device, limits, depth=depth)
         self.credits = Credits()
-        self.outbox: deque[HandOver | Abort | Ping] = deque()
+        self.outbox: deque[HandOver | Abort | Ping | Pong] = deque()
         self.news = Wakeup()
         self.sent_away = Wakeup()
         self.away: dict[int, Request] = {}

@@ -3,40 +3,27 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self, Unpack
 
 from aio_sched.config import SchedulerOptions
-from aio_sched.disaggregated.decode import ArrivedRequest, DecodePipeline
+from aio_sched.disaggregated.decode import DecodePipeline
 from aio_sched.disaggregated.errors import (
-    LinkClosedError,
     LinkProtocolError,
     PeerLostError,
     PeerMismatchError,
 )
 from aio_sched.disaggregated.fingerprint import identity_of
 from aio_sched.disaggregated.first import cancelled, until_first
-from aio_sched.disaggregated.greeting import greet
 from aio_sched.disaggregated.link import KVLink
-from aio_sched.disaggregated.messages import (
-    Abort,
-    Bye,
-    Ended,
-    HandOver,
-    Hello,
-    Ping,
-    Pong,
-    Progress,
-    Refused,
-)
+from aio_sched.disaggregated.messages import Bye, Hello, Refused
+from aio_sched.disaggregated.session import Session
 from aio_sched.disaggregated.sockets import serve_links
 from aio_sched.engine.model import ByteTransformer
-from aio_sched.engine.requests import FinishReason
 from aio_sched.lifecycle import Scheduler
 from aio_sched.loop import OverlapScheduler, SequentialScheduler
 from aio_sched.uninterrupted import uninterrupted
-from aio_sched.wakeup import Wakeup
 from streams.device import Device
 from streams.log import get_logger
 
@@ -59,7 +46,8 @@ class DecodeWorker:
         queue: further requests whose rows may wait on the host, so that a slot is taken again
             at once.
         overlap: False runs the same pipeline one step at a time.
-        peer_deadline_s: seconds that the other side has to greet, and to take what is sent.
+        peer_deadline_s: seconds that the other side has to greet, to take what is sent, and to
+            answer when it is asked, which it is when another one wants its place.
         options: the scheduler's. On a device with others it needs its own ``name``.
 
     Attributes:
@@ -92,7 +80,7 @@ class DecodeWorker:
         self.scheduler: Scheduler = kind(self.pipeline, device, **options)
         self._identity = identity_of(model)
         self._name = f"the decode side (process {os.getpid()})"
-        self._is_serving = False
+        self._session: Session | None = None
 
     async def __aenter__(self) -> Self:
         await self.scheduler.__aenter__()
@@ -113,29 +101,38 @@ class DecodeWorker:
 
         Raises:
             PeerMismatchError: the other side has another model or version; it is told.
-            PeerLostError: it is gone, or did not greet or take what was sent in time.
+            PeerLostError: it is gone, or did not greet, answer or take what was sent in time.
             LinkProtocolError: it sent what it may not send, or too much.
             Exception: what stopped the scheduler.
         """
-        session = _Session(self, link)
+        session = Session(self.pipeline, self.scheduler, link, self.places, self.peer_deadline_s)
         link.max_body = self.pipeline.max_len * (self.pipeline.row_bytes + 1)
         try:
-            if self._is_serving:
-                await session.refuse(f"{self._name} serves another prefill side already")
+            if self._session is not None:
+                self._session.ask()
+                await session.refuse(
+                    f"{self._name} serves another prefill side already; connect again in "
+                    f"{self.peer_deadline_s} s, for it was asked whether it is still there"
+                )
                 return
-            self._is_serving = True
+            self._session = session
             try:
                 await self._serve(session)
             finally:
                 session.give_up()
-                self._is_serving = False
+                self._session = None
         finally:
             await uninterrupted(asyncio.create_task(link.aclose()))
 
-    async def _serve(self, session: "_Session") -> None:
+    async def _serve(self, session: Session) -> None:
         try:
             await session.greet(Hello("decode", self._name, self._identity, self.places))
-            await until_first(session.receiving(), session.sending(), self.scheduler.join())
+            await until_first(
+                session.receiving(),
+                session.sending(),
+                session.watching(),
+                self.scheduler.join(),
+            )
         except (PeerLostError, PeerMismatchError):
             raise  # it is gone, or knows
         except LinkProtocolError as error:
@@ -189,99 +186,3 @@ class DecodeWorker:
             raise
         except Exception as error:
             log.error("serving_failed", peer=link.peer, error=repr(error))
-
-
-class _Session:
-    """One link, and the requests that it has brought."""
-
-    def __init__(self, worker: DecodeWorker, link: KVLink) -> None:
-        self._worker = worker
-        self._link = link
-        self._news = Wakeup()
-        self._requests: dict[int, ArrivedRequest] = {}
-        self._must_answer = False
-
-    async def greet(self, hello: Hello) -> None:
-        await greet(self._link, hello, self._worker.peer_deadline_s)
-
-    async def send(self, message: Progress | Pong | Refused | Bye) -> None:
-        deadline_s = self._worker.peer_deadline_s
-        try:
-            async with asyncio.timeout(deadline_s):
-                await self._link.send(message)
-        except TimeoutError as error:
-            raise PeerLostError(
-                f"{self._link.peer} has taken nothing for {deadline_s} s; its requests are given up"
-            ) from error
-
-    async def refuse(self, why: str) -> None:
-        """Let the other side know, which has greeted: unread bytes would take this with them."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._worker.peer_deadline_s):
-                await self._link.receive()
-        await self.send(Refused(why))
-
-    async def say_last(self, message: Refused | Bye) -> None:
-        """Tell what is left to be told, if anybody listens."""
-        try:
-            if (progress := self._progress()) != Progress():
-                await self.send(progress)
-            await self.send(message)
-        except (PeerLostError, LinkClosedError):
-            return
-
-    async def receiving(self) -> None:
-        """Take what comes, until ``Bye``."""
-        while not isinstance(message := await self._link.receive(), Bye):
-            match message:
-                case HandOver():
-                    self._take_over(message)
-                case Abort():
-                    self._abort(message.id)
-                case Ping():
-                    self._must_answer = True
-                    self._news.set()
-                case _:
-                    raise LinkProtocolError(f"{self._link.peer} sent {message} to a decode side")
-
-    async def sending(self) -> None:
-        """Tell of tokens and ends as they come, all that there are at once."""
-        while True:
-            await self._news.wait()
-            if self._must_answer:
-                self._must_answer = False
-                await self.send(Pong())
-            if (progress := self._progress()) != Progress():
-                await self.send(progress)
-
-    def give_up(self) -> None:
-        """Abort what the link has brought; slots are free when the device is done with them."""
-        for request in self._requests.values():
-            self._worker.pipeline.finish(request, FinishReason.ABORTED)
-        self._requests.clear()
-
-    def _take_over(self, handed: HandOver) -> None:
-        if handed.id in self._requests or len(self._requests) >= self._worker.places:
-            raise LinkProtocolError(
-                f"{self._link.peer} handed request {handed.id} over, and all "
-                f"{self._worker.places} places are taken, or one by it"
-            )
-        self._requests[handed.id] = self._worker.pipeline.arrive(handed, self._news)
-        self._worker.scheduler.wake()
-
-    def _abort(self, number: int) -> None:
-        if (request := self._requests.get(number)) is not None:  # else its end is on its way
-            self._worker.pipeline.finish(request, FinishReason.ABORTED)
-            self._news.set()
-
-    def _progress(self) -> Progress:
-        tokens, ended = [], []
-        for number, request in list(self._requests.items()):
-            if request.unread:
-                tokens.append((number, bytes(request.unread)))
-                request.unread.clear()
-            if request.finish is not None:
-                error = "" if request.error is None else repr(request.error)
-                ended.append(Ended(number, request.finish, error))
-                del self._requests[number]
-        return Progress(tuple(tokens), tuple(ended))

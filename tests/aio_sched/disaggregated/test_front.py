@@ -245,6 +245,17 @@ def test_silent_decode_side_is_lost_within_the_deadline() -> None:
     in_virtual_time(main)
 
 
+def test_front_that_is_asked_answers() -> None:
+    """Also when it has nothing to ask for; so it keeps its decode side."""
+
+    async def main() -> None:
+        async with alone() as (_, fake):
+            await fake.link.send(Ping())
+            assert await fake.next() == Pong()
+
+    in_virtual_time(main)
+
+
 def test_decode_side_that_answers_may_take_its_time() -> None:
     """A minute for a token is slow and not the end; nobody is asked when nobody is away."""
 
