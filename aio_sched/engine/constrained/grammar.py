@@ -107,6 +107,7 @@ def _compiled(kind: str, text: str) -> "LLMatcher":
 
     try:
         if kind == "regex":
+            _check_last_escape(text)
             expression = regex_to_lark(text, use_ascii="dws")
             grammar = LLMatcher.grammar_from_lark(f"start: /{expression}/")
         else:
@@ -137,6 +138,12 @@ def _library() -> "tuple[LLTokenizer, LLParserLimits]":
 def _check(matcher: "LLMatcher", problem: str) -> None:
     if matcher.is_error():
         raise ConstraintError(f"{problem}: {matcher.get_error()}; correct or simplify it")
+
+
+def _check_last_escape(expression: str) -> None:
+    """Refuse what the library would drop without a word."""
+    if (len(expression) - len(expression.rstrip("\\"))) % 2:
+        raise ValueError("it ends within an escape; write its last backslash twice")
 
 
 def _short(text: str) -> str:

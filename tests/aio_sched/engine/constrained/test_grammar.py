@@ -104,6 +104,7 @@ def test_every_text_that_ends_is_a_document_of_the_schema() -> None:
         (lambda: Regex("("), r"regex '\(' cannot be understood.*unclosed group"),
         (lambda: Regex("(?=a)b"), "look-around"),
         (lambda: Regex(r"(a)\1"), "backreferences"),
+        (lambda: Regex("a\\\\\\"), "ends within an escape"),
         (lambda: Regex(r"[^\s\S]"), "no text at all"),
         (lambda: Regex(r"\x00"), "no text at all.*byte 0 is the end"),
         (lambda: Regex(b"7"), "pattern is a bytes"),  # type: ignore[arg-type]  # that is the point
