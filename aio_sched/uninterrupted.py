@@ -1,13 +1,14 @@
 """Seeing a task to its end although the one who awaits it is cancelled."""
 
 import asyncio
+from typing import Any
 
 import anyio
 
 __all__ = ["uninterrupted"]
 
 
-async def uninterrupted(task: "asyncio.Task[None]") -> None:
+async def uninterrupted(task: "asyncio.Task[Any]") -> None:
     """Await ``task`` to its end, and only then let a cancellation through.
 
     A shield alone does not do: a native ``Task.cancel`` cuts through anyio's, and

@@ -89,12 +89,13 @@ def example(name: str, **constants: int) -> ModuleType:
 
 async def _asked(trial: Trial, inbox: Inbox[Any, Any], items: Any) -> list[Any]:
     """Ask for everything, now and then with a pause before; the same pauses in every run."""
-    asking = []
-    for item in items:
-        if trial.dice.random() < 0.3:
-            await asyncio.sleep(trial.dice.uniform(0.0, 0.003))
-        asking.append(asyncio.ensure_future(inbox.ask(item)))
-    return await asyncio.gather(*asking)
+    async with asyncio.TaskGroup() as group:
+        asking = []
+        for item in items:
+            if trial.dice.random() < 0.3:
+                await asyncio.sleep(trial.dice.uniform(0.0, 0.003))
+            asking.append(group.create_task(inbox.ask(item)))
+    return [task.result() for task in asking]
 
 
 # The engine ---------------------------------------------------------------------
@@ -104,14 +105,14 @@ async def engine(trial: Trial) -> list[bytes]:
     """Continue texts of several lengths, more than it has slots, that come one by one."""
     model = _engine(trial, rigged())
     trial.at_rest(lambda: assert_at_rest(model))
-    async with model:
+    async with model, asyncio.TaskGroup() as group:
         reading = []
         for number in range(4):
             params = SamplingParams(max_tokens=3 + number, temperature=number % 2, seed=number)
             request = model.submit(bytes([1 + number, 2, 3, 4, 5][: 3 + number]), params)
-            reading.append(asyncio.ensure_future(_read(model, request)))
+            reading.append(group.create_task(_read(model, request)))
             await asyncio.sleep(trial.dice.uniform(0.0, 0.003))
-        return await asyncio.gather(*reading)
+    return [task.result() for task in reading]
 
 
 async def engine_with_aborts(trial: Trial) -> list[bytes]:
@@ -178,10 +179,11 @@ async def fixed_length_requests(trial: Trial) -> list[bytes]:
 async def late_requests(trial: Trial) -> list[bytes]:
     """The same texts, but the second one comes while the first one is under way."""
     model = _engine(trial, _endless())
-    async with model:
-        first = asyncio.ensure_future(_read(model, _fixed(model, 0)))
+    async with model, asyncio.TaskGroup() as group:
+        first = group.create_task(_read(model, _fixed(model, 0)))
         await asyncio.sleep(0.002)
-        return [*await asyncio.gather(first, _read(model, _fixed(model, 1)))]
+        second = group.create_task(_read(model, _fixed(model, 1)))
+    return [first.result(), second.result()]
 
 
 def _fixed(model: Engine, number: int) -> Request:

@@ -35,3 +35,12 @@ def test_shipped_pipeline_is_clean(scenario: Scenario) -> None:
 def test_shipped_pipeline_is_clean_over_thousands_of_schedules(scenario: Scenario) -> None:
     """Ten thousand in all; ``make explore``."""
     assert_no_finding(scenario, range(2000))
+
+
+@each
+@pytest.mark.slow
+def test_shipped_pipeline_that_is_cancelled_at_any_await_leaves_nothing_behind(
+    scenario: Scenario,
+) -> None:
+    """Natively and by anyio: no task, no slot, and no error that nobody looks at."""
+    explore(scenario, seeds=range(1), strategy="single_cancel").raise_if_any()

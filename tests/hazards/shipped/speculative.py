@@ -77,15 +77,15 @@ def _engine(trial: Trial, draft: Drafter | None = None, **options: Any) -> Specu
 
 async def _served(trial: Trial, engine: SpeculativeEngine) -> list[bytes]:
     trial.at_rest(lambda: assert_at_rest(engine))
-    async with engine:
+    async with engine, asyncio.TaskGroup() as group:
         reading = []
         for number in range(4):
             # Prompts of one chunk and of two, and one whose text ends where the slot does.
             prompt = bytes(1 + place % 9 for place in range((3, 9, 5, 58)[number]))
             params = SamplingParams((3, 7, 11, 6)[number], temperature=number % 2, seed=number)
-            reading.append(asyncio.ensure_future(_read(engine, engine.submit(prompt, params))))
+            reading.append(group.create_task(_read(engine, engine.submit(prompt, params))))
             await asyncio.sleep(trial.dice.uniform(0.0, 0.003))
-        return await asyncio.gather(*reading)
+    return [task.result() for task in reading]
 
 
 async def _read(engine: SpeculativeEngine, request: Request, num_tokens: int = 100) -> bytes:
