@@ -16,7 +16,7 @@ from aio_sched.parallel import (
 from aio_sched.testing import virtual_run
 from streams.hazards import rank_scope
 from tests.aio_sched.parallel.conformance import begun
-from tests.streams.hazards.test_ranks import Shared
+from tests.streams.hazards.shared_memory import Shared
 
 TIMEOUT_S = 2.0
 FAULTS = ("dies", "hangs", "skips", "kind", "count", "epoch", "leaves")

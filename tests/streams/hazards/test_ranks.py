@@ -1,79 +1,13 @@
 """Ranks that share a process: what orders them, and what does not."""
 
-import asyncio
 import gc
 import weakref
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
-from contextvars import Context
-from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
-from aio_sched.testing import virtual_run
-from streams.device import Device, open_device
-from streams.hazards import HazardChecker, arrive, depart, handoff, rank_scope
-from streams.launch import Launch
-from streams.simulated import PROFILES
-from tests.streams.hazards.launches import launch
-from tests.streams.hazards.lazy_device import LazyDevice
-
-POLLED = replace(PROFILES["random"], name="polled", polled=True)
-
-
-class Meeting:
-    """Where ranks meet once."""
-
-
-class Shared:
-    """Memory that ranks of one process use, and the checker that is told."""
-
-    def __init__(self, num_cells: int = 1) -> None:
-        self.checker = HazardChecker()
-        self.device = LazyDevice()
-        self.device.add_monitor(self.checker)
-        self.cells = [torch.zeros(2) for _ in range(num_cells)]
-
-    def write(self, rank: int | None, cell: int = 0) -> None:
-        """Let the host write for a rank, or for none."""
-        self._access(rank, cell, is_write=True)
-
-    def read(self, rank: int | None, cell: int = 0) -> None:
-        """Let the host read."""
-        self._access(rank, cell, is_write=False)
-
-    def launch(self, rank: int | None, **accesses: Any) -> Launch[None]:
-        """Launch on a stream of the rank's own."""
-        with acts(rank):
-            name = f"forward of {rank}"
-            known = {stream.name: stream for stream in self.device.streams}
-            return launch(known.get(name) or self.device.stream(name), 1, "forward", **accesses)
-
-    @property
-    def found(self) -> list[tuple[str, str, str]]:
-        """Kind, earlier and later actor of each report."""
-        return [
-            (report.kind, report.earlier.actor, report.later.actor)
-            for report in self.checker.reports
-            if report.earlier is not None and report.later is not None
-        ]
-
-    def _access(self, rank: int | None, cell: int, *, is_write: bool) -> None:
-        with acts(rank):
-            self.checker.on_host_access(self.device, self.cells[cell], is_write=is_write)
-
-
-def acts(rank: int | None) -> Any:
-    """Act for a rank, or for none."""
-    return nullcontext() if rank is None else rank_scope(rank)
-
-
-def call(do: Callable[[object], None], rank: int | None, obj: object) -> None:
-    """Arrive, depart or hand off as a rank."""
-    with acts(rank):
-        do(obj)
+from streams.hazards import arrive, depart, handoff, rank_scope
+from tests.streams.hazards.shared_memory import Meeting, Shared, call
 
 
 def test_two_ranks_need_a_collective() -> None:
@@ -239,118 +173,6 @@ def test_negative_rank_is_refused() -> None:
         pass
 
 
-# Tasks ------------------------------------------------------------------------
-
-Ranked = Callable[[Device, torch.Tensor, int], Awaitable[None]]
-
-
-def kinds_of(ranked: Ranked, *, strict: bool, profile: Any = "random") -> list[str]:
-    """Run two ranks as tasks in virtual time, with a cell each and one stream each."""
-    checker = HazardChecker(strict=strict)
-
-    async def main() -> None:
-        with open_device("sim", seed=1, profile=profile) as device, checker.watch(device):
-            cell = torch.zeros(2)
-            tasks = []
-            for rank in range(2):
-                with rank_scope(rank):
-                    tasks.append(asyncio.create_task(told(ranked, device, cell, rank)))
-            await asyncio.gather(*tasks)
-
-    virtual_run(main(), observers=[checker.observer()] if strict else [])
-    return [report.kind for report in checker.reports]
-
-
-async def told(ranked: Ranked, device: Device, cell: torch.Tensor, rank: int) -> None:
-    """As a function of its own, so that each rank's task is one of it."""
-    await ranked(device, cell, rank)
-
-
-def uses(device: Device, cell: torch.Tensor, *, is_write: bool) -> None:
-    """Tell of a host access."""
-    for monitor in device.monitors:
-        monitor.on_host_access(device, cell, is_write=is_write)
-
-
-async def own_events(device: Device, cell: torch.Tensor, rank: int) -> None:
-    """Each rank awaits its own launches, polled by one poller that one of them has started."""
-    stream, mine = device.stream(f"forward of {rank}"), torch.zeros(2)
-    for _ in range(5):
-        written = stream.launch(mine.fill_, 1, writes=[mine])
-        await written
-        uses(device, mine, is_write=True)
-        stream.launch(mine.clone, reads=[mine])
-        await stream.drained()
-        uses(device, mine, is_write=True)
-
-
-@pytest.mark.parametrize("strict", [False, True], ids=["default", "strict"])
-@pytest.mark.parametrize("profile", ["random", POLLED], ids=["notifies", "polled"])
-def test_event_reaches_the_rank_that_awaits_it(strict: bool, profile: Any) -> None:
-    """Whoever looks at the device: what it finds is learned by who waits."""
-    assert kinds_of(own_events, strict=strict, profile=profile) == []
-
-
-async def by_luck(device: Device, cell: torch.Tensor, rank: int) -> None:
-    """The second rank comes late; in tasks and callbacks of its own."""
-    await asyncio.sleep(rank)
-    done = asyncio.Event()
-
-    def later() -> None:
-        uses(device, cell, is_write=True)
-        done.set()
-
-    async def child() -> None:
-        asyncio.get_running_loop().call_later(0.1, later)
-        await done.wait()
-
-    await asyncio.create_task(child())
-
-
-@pytest.mark.parametrize("strict", [False, True], ids=["default", "strict"])
-def test_tasks_and_callbacks_act_for_the_rank_that_made_them(strict: bool) -> None:
-    """Both checkers see that time alone has put one rank behind the other."""
-    assert kinds_of(by_luck, strict=strict) == ["WAW"]
-
-
-@pytest.mark.parametrize("strict", [False, True], ids=["default", "strict"])
-def test_tasks_that_meet_are_in_order(strict: bool) -> None:
-    """A collective is a join in both: the first one to arrive is woken by nobody."""
-    meeting = Meeting()
-
-    async def meets(device: Device, cell: torch.Tensor, rank: int) -> None:
-        await asyncio.sleep(rank)
-        if rank == 1:
-            uses(device, cell, is_write=True)
-        arrive(meeting)
-        await asyncio.sleep(5)  # the others' parts come by other ways than the loop's
-        depart(meeting)
-        if rank == 0:
-            uses(device, cell, is_write=True)
-
-    assert kinds_of(meets, strict=strict) == []
-
-
-@pytest.mark.parametrize("reader", [0, 1])
-def test_wake_up_by_way_of_the_outside_leads_back_only(reader: int) -> None:
-    """A timer of the bridge, say: it wakes tasks of any rank, and one of them has set it."""
-    woken = [asyncio.Event() for _ in range(2)]
-
-    async def wakes(device: Device, cell: torch.Tensor, rank: int) -> None:
-        async def reads() -> None:
-            await woken[rank].wait()
-            uses(device, cell, is_write=False)
-
-        reading = asyncio.create_task(reads() if rank == reader else asyncio.sleep(0))
-        if rank == 0:
-            await asyncio.sleep(1)
-            uses(device, cell, is_write=True)
-            asyncio.get_running_loop().call_soon(woken[reader].set, context=Context())
-        await reading
-
-    assert kinds_of(wakes, strict=True) == ([] if reader == 0 else ["RAW"])
-
-
 def test_inner_scope_counts() -> None:
     """And the outer one again behind it; to begin or to end one orders nothing."""
     shared = Shared()
@@ -358,3 +180,16 @@ def test_inner_scope_counts() -> None:
         shared.write(1)
         shared.checker.on_host_access(shared.device, shared.cells[0], is_write=False)
     assert shared.found == [("RAW", "rank 1", "rank 0")]
+
+
+def test_who_knows_less_takes_nothing_away_from_a_meeting() -> None:
+    """A rank that brings what it learned of another one before leaves that one's own part."""
+    shared = Shared()
+    for _ in range(2):
+        meeting = Meeting()
+        shared.write(0)
+        for do in (arrive, depart):
+            for rank in range(2):
+                call(do, rank, meeting)
+    shared.read(1)
+    assert shared.found == []
