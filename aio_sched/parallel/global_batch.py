@@ -162,7 +162,7 @@ def complaint(state: RankState) -> str:
         return f"mode {state.mode} is none of {[int(mode) for mode in Mode]}"
     if state.farewell not in tuple(Farewell):
         return f"farewell {state.farewell} is none of {[int(each) for each in Farewell]}"
-    if (state.tokens > 0) is not (state.mode > Mode.IDLE):
+    if state.tokens < 0 or (state.tokens > 0) is not (state.mode > Mode.IDLE):
         return f"{state.tokens} tokens in mode {Mode(state.mode).name}"
     flags = ("is_extend", "can_graph", "overlap_off", "has_more")
     wrong = [name for name in flags if getattr(state, name) not in (0, 1)]

@@ -145,6 +145,7 @@ def test_what_ranks_may_state_is_not_complained_of_and_merges(states: list[RankS
         (RankState(tokens=3), "3 tokens in mode IDLE"),
         (RankState(mode=Mode.DECODE), "0 tokens in mode DECODE"),
         (RankState(tokens=-1, mode=Mode.DECODE), "-1 tokens in mode DECODE"),
+        (RankState(tokens=-1), "-1 tokens in mode IDLE"),
         (RankState(mode=7), "mode 7 is none of"),
         (RankState(farewell=-1), "farewell -1 is none of"),
         (RankState(can_graph=2), "can_graph=2 is neither 0 nor 1"),
