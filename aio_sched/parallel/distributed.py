@@ -229,6 +229,8 @@ class TorchRankGroup(FramedGroup):
         """Leave the group; an exchange that is under way fails, here and on other ranks."""
         self._is_closed = True
         self._unlink()
+        with suppress(RuntimeError):  # the table is gone: nothing can be rebuilt
+            self._place.say_gone(self.epoch, self.rank)
         if self._ending:  # a process that ends meanwhile is aborted
             await asyncio.wait(set(self._ending), timeout=_ENDING_S)
 
@@ -260,7 +262,7 @@ class TorchRankGroup(FramedGroup):
         """Meet the ranks of the next epoch; of a later one if others failed to begin that."""
         while True:
             self._last_epoch += 1
-            members = self._place.rally(self._last_epoch, self.rank, self.size, until_s)
+            members = self._place.rally(self.epoch, self._last_epoch, self.rank, self.size, until_s)
             enough = len(members) >= self._min_size
             if enough or self.rank in members or time.monotonic() >= until_s:
                 return members

@@ -113,11 +113,15 @@ class MeetingPlace:
             time.sleep(_POLL_S)
         return tuple(rank for rank in range(size) if rank not in here)
 
-    def rally(self, epoch: int, rank: int, size: int, until_s: float) -> list[int]:
-        """Wait for the ranks that begin ``epoch``; return them by their former numbers.
+    def say_gone(self, epoch: int, rank: int) -> None:
+        """Say that ``rank`` of ``epoch`` has left: nobody shall wait for it to rebuild."""
+        self._writer.set(self._key(epoch, "gone", rank), "1")
 
-        All are told the same: it is decided once, by whoever sees first that all are here, or
-        that its time is over.
+    def rally(self, former: int, epoch: int, rank: int, size: int, until_s: float) -> list[int]:
+        """Wait for the ranks of ``former`` that begin ``epoch``; return them by number there.
+
+        All are told the same: it is decided once, by whoever sees first that all are here who
+        have not left, or that its time is over.
         """
         key = f"{epoch}/came"
         self._writer.set(self._key(key, rank), "1")
@@ -126,7 +130,8 @@ class MeetingPlace:
             if self._reader.check([decided]):
                 break
             came = sorted({rank, *self._who(key, size)})  # what was sent may not be there yet
-            if len(came) == size or time.monotonic() >= until_s:
+            settled = {*came, *self._who(f"{former}/gone", size)}
+            if len(settled) == size or time.monotonic() >= until_s:
                 self._reader.compare_set(decided, "", ",".join(map(str, came)))
                 break
             time.sleep(_POLL_S)

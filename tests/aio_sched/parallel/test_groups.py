@@ -93,6 +93,26 @@ def test_a_rank_that_leaves_is_named_by_the_others(transport: Callable[[Program]
 
 
 @TRANSPORTS
+@pytest.mark.parametrize("leaver", [0, 2])
+def test_nobody_waits_at_a_rebuild_for_a_rank_that_left(
+    transport: Callable[[Program], Any], leaver: int
+) -> None:
+    """The others go on as soon as all of them have come, whoever carried the bell."""
+
+    async def program(group: RankGroup) -> Any:
+        await group.gather_info("usual", [0])
+        if group.rank == leaver:
+            return await group.aclose()
+        async with asyncio.timeout(20.0):
+            await group.rebuild(timeout=50.0)
+        return await group.gather_info("usual", [group.epoch])
+
+    results = transport(program)
+    assert results.pop(leaver) is None
+    assert results == [[[1], [1]]] * 2
+
+
+@TRANSPORTS
 def test_a_group_that_was_closed_wakes_its_sleeper(transport: Callable[[Program], Any]) -> None:
     """Whoever sleeps in a group that is closed is told so at once."""
 
