@@ -137,7 +137,6 @@ class PrefillPipeline(GenerationPipeline):
     def peer_lost(self, error: BaseException) -> None:
         """End all requests: none of them can go on."""
         self.lost = error
-        self.credits.grant(0)
         away = self._fetch_back()
         self._finish_all((*away, *self.waiting, *self.running), FinishReason.ERROR, error)
         self._tell_if_empty()

@@ -198,7 +198,6 @@ class ConstrainedPipeline(GenerationPipeline):
         try:
             await self._settle(newest)
         except Exception as error:
-            newest.is_settled = True
             self._finish_all(newest.requests, FinishReason.ERROR, error)
 
 
