@@ -9,6 +9,9 @@ from aio_sched.parallel.group import RankGroup
 
 __all__ = ["Membership"]
 
+# The pass that is under way and the one that says goodbye: a rebuild and two exchanges each.
+_LAST_EXCHANGES = 6
+
 
 class Membership:
     """What follows for this rank from what was gathered; it enqueues nothing.
@@ -74,7 +77,9 @@ class Membership:
         if not self.has_parted:
             await self._state(Farewell.WANTS_TO_GO, farewell_s)
         if not self.has_parted:
-            await self._state(Farewell.GOES, None)
+            await self._state(Farewell.GOES, _LAST_EXCHANGES * self.group.timeout_s)
+        # By now it can make no exchange, as its device hangs: the others have given it up.
+        self.part()
 
     def part(self) -> None:
         """Leave the group in the background; ``parting`` does it."""
@@ -82,7 +87,7 @@ class Membership:
             self.parting = asyncio.create_task(self._part(), name="aio-sched-parting")
             self._has_parted.set()
 
-    async def _state(self, farewell: Farewell, timeout_s: float | None) -> None:
+    async def _state(self, farewell: Farewell, timeout_s: float) -> None:
         self.farewell = farewell
         self._look_again()
         try:

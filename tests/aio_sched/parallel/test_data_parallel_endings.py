@@ -216,3 +216,25 @@ def test_negative_farewell_is_refused() -> None:
     [error] = run_ranks(1, traffic, options=lambda rank: {"farewell_s": -1.0})
     assert isinstance(error, ValueError)
     assert "farewell_s=-1.0" in str(error)
+
+
+def test_rank_whose_device_hangs_leaves_all_the_same() -> None:
+    """It can make no pass to tell of it: it goes when the others must have given it up."""
+    left: list[bool] = []
+
+    async def traffic(served: ServedRank) -> None:
+        requests = [served.submit([1, 2, 3], 50) for _ in range(2)]
+        await anext(served.engine.stream(requests[0]))
+        if served.number == 0:
+            assert isinstance(await cause_of(served, requests[1]), RankLostError)
+            return
+        latch = Latch("hangs")
+        served.engine.scheduler.turns.streams[1].launch(latch)
+        later = asyncio.get_running_loop().call_later
+        later(9.0, lambda: left.append(served.engine.pipeline.membership.has_parted))
+        later(10.0, latch.release)
+        await asyncio.sleep(0.01)
+
+    lost, gone = run_ranks(2, traffic, options=lambda rank: {"farewell_s": 0.01})
+    assert isinstance(lost, RankLostError)
+    assert (gone, left) == (None, [True])
