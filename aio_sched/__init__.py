@@ -53,6 +53,7 @@ from aio_sched.parallel import *
 from aio_sched.speculative.drafter import Drafter
 from aio_sched.speculative.engine import SpeculativeEngine
 from aio_sched.speculative.errors import DraftModelError
+from aio_sched.speculative.heads import DraftHeads, HeadsDrafter, load_heads
 from aio_sched.speculative.lookup import LookupDrafter
 from aio_sched.stages import HostCopy, Pipeline, Step
 from aio_sched.trace import TraceRecorder
@@ -63,11 +64,13 @@ __all__ = [
     "Automaton",
     "Constraint",
     "ConstraintError",
+    "DraftHeads",
     "DraftModelError",
     "Drafter",
     "Engine",
     "EngineBusyError",
     "FinishReason",
+    "HeadsDrafter",
     "HostCopy",
     "Inbox",
     "InboxFullError",
@@ -98,6 +101,7 @@ __all__ = [
     "WarBarrier",
     "WarPolicy",
     "load_draft",
+    "load_heads",
     "load_mixture",
     "load_model",
 ]

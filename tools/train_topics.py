@@ -78,10 +78,11 @@ def initialise(model: ByteTransformer) -> None:
             nn.init.normal_(weight, std=0.6 / math.sqrt(weight.shape[1]))
 
 
-def make_optimizer(model: ByteTransformer) -> torch.optim.Optimizer:
-    """Return AdamW that decays the matrices of the blocks only."""
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if all(p is not m for m in matrices)]
+def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """Return AdamW that decays the matrices only, without embeddings."""
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if p.ndim == 2 and name != "embed.weight"]
+    others = [p for name, p in named if p.ndim != 2 or name == "embed.weight"]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
@@ -176,27 +177,27 @@ def make_model(args: argparse.Namespace) -> ByteTransformer:
     return model
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train, and write the weights every few minutes and at the end."""
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
-    corpus = read_corpus()
-    former = runs_of(args.out) if args.resume else []
-    model = make_model(args)
-    teacher = load_model() if args.draft else None
-    lessons = list(ask_teacher(teacher, corpus.training)) if teacher else []
-    optimizer = make_optimizer(model)
-    # Any: torch does not annotate what compile returns, nor Tensor.backward.
-    forward: Any = torch.compile(model, dynamic=False) if args.compile else model
+def optimise(
+    model: nn.Module,
+    loss_at: Callable[[Progress], Tensor],
+    save: Callable[[Progress], None],
+    args: argparse.Namespace,
+) -> None:
+    """Train, and save every few minutes and at the end.
 
+    Args:
+        model: what is trained.
+        loss_at: draws a batch and returns its loss.
+        save: writes the weights.
+        args: those of ``add_options``.
+    """
+    optimizer = make_optimizer(model)
     began = saved = time.monotonic()
     at = Progress(0, 0.0, 0.0, math.log(256))
     while at.done < 1:
         for group in optimizer.param_groups:
             group["lr"] = args.rate * rate_factor(at)
-        lesson = draw_lessons(lessons) if lessons else draw_windows(corpus.training, at.done)
-        loss: Any = loss_of(forward, lesson)
+        loss: Any = loss_at(at)  # torch does not annotate Tensor.backward
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -206,11 +207,51 @@ def train(args: argparse.Namespace) -> None:
             print(f"{at.elapsed_s:6.0f} s  step {at.step}  train {at.train_loss:.4f}", flush=True)
         if at.done == 1 or time.monotonic() - saved > 60 * args.checkpoint_minutes:
             saved = time.monotonic()
-            facts = facts_of(corpus, at, validate(model, corpus.held_out), args.seed)
-            if teacher is not None:
-                facts["agreement"] = round(agreement(model, teacher, corpus.held_out), 4)
-            print(facts, flush=True)
-            save_model(model, args.out, {"runs": json.dumps([*former, facts])})
+            save(at)
+
+
+def prepare_torch(args: argparse.Namespace) -> None:
+    """Seed it, and make it fast."""
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train, and write the weights every few minutes and at the end."""
+    prepare_torch(args)
+    corpus = read_corpus()
+    former = runs_of(args.out) if args.resume else []
+    model = make_model(args)
+    teacher = load_model() if args.draft else None
+    lessons = list(ask_teacher(teacher, corpus.training)) if teacher else []
+    # Any: torch does not annotate what compile returns.
+    forward: Any = torch.compile(model, dynamic=False) if args.compile else model
+
+    def loss_at(at: Progress) -> Tensor:
+        lesson = draw_lessons(lessons) if lessons else draw_windows(corpus.training, at.done)
+        return loss_of(forward, lesson)
+
+    def save(at: Progress) -> None:
+        facts = facts_of(corpus, at, validate(model, corpus.held_out), args.seed)
+        if teacher is not None:
+            facts["agreement"] = round(agreement(model, teacher, corpus.held_out), 4)
+        print(facts, flush=True)
+        save_model(model, args.out, {"runs": json.dumps([*former, facts])})
+
+    optimise(model, loss_at, save, args)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``optimise`` and ``prepare_torch``."""
+    parser.add_argument("--out", type=Path, help="safetensors file to write (default: ours)")
+    parser.add_argument("--steps", type=int, default=8000, help="steps of 1024 bytes")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time")
+    parser.add_argument("--checkpoint-minutes", type=float, default=4.0, help="between two files")
+    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the windows")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--compile", action="store_true", help="1.4x faster; needs a C++ compiler")
 
 
 def main() -> None:
@@ -219,16 +260,9 @@ def main() -> None:
         description="Train the built-in model.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, help="safetensors file to write (default: ours)")
+    add_options(parser)
     parser.add_argument("--draft", action="store_true", help="train the model that drafts")
     parser.add_argument("--resume", action="store_true", help="go on from the weights in OUT")
-    parser.add_argument("--steps", type=int, default=8000, help="steps of 1024 bytes")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="end after this time")
-    parser.add_argument("--checkpoint-minutes", type=float, default=4.0, help="between two files")
-    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and the windows")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--compile", action="store_true", help="1.4x faster; needs a C++ compiler")
     args = parser.parse_args()
     args.out = args.out or (DRAFT if args.draft else TOPICS)
     train(args)

@@ -98,12 +98,27 @@ class ByteTransformer(nn.Module):
         Returns:
             Logits, float ``[rows, length, vocab]``.
         """
+        return self.unembed(self.hidden(tokens))
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Return the hidden states of whole sequences, float ``[rows, length, d_model]``."""
 
         def causal(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return functional.scaled_dot_product_attention(q, k, v, is_causal=True)
 
         positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        return self._logits(self._hidden(tokens, positions, causal))
+        return self._hidden(tokens, positions, causal)
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Tell what hidden states say of the next token.
+
+        Args:
+            hidden: float ``[..., d_model]``, as the last layer leaves them.
+
+        Returns:
+            Logits, float ``[..., vocab]``.
+        """
+        return functional.linear(self.norm(hidden), self.embed.weight)
 
     @torch.inference_mode()
     def prefill(
@@ -121,6 +136,13 @@ class ByteTransformer(nn.Module):
         Returns:
             Logits after the last token of each row, float ``[P, vocab]``.
         """
+        return self.unembed(self.prefill_hidden(tokens, slots, starts, lengths, cache))
+
+    @torch.inference_mode()
+    def prefill_hidden(
+        self, tokens: Tensor, slots: Tensor, starts: Tensor, lengths: Tensor, cache: KVCache
+    ) -> Tensor:
+        """Prefill, but return the hidden states that ``unembed`` takes, float ``[P, d_model]``."""
         rows, length = tokens.shape
         offsets = torch.arange(length, device=tokens.device)
         is_real = offsets < lengths[:, None]
@@ -128,7 +150,7 @@ class ByteTransformer(nn.Module):
         owners = torch.where(is_real, slots[:, None], 0)
         hidden = self._extend(tokens, owners, positions, slots, cache)
         last = (lengths - 1).clamp(min=0)
-        return self._logits(hidden[torch.arange(rows, device=tokens.device), last])
+        return hidden[torch.arange(rows, device=tokens.device), last]
 
     @torch.inference_mode()
     def decode(self, tokens: Tensor, slots: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
@@ -144,7 +166,7 @@ class ByteTransformer(nn.Module):
             Logits after each token, float ``[B, vocab]``.
         """
         owners, places = slots[:, None], positions[:, None]
-        return self._logits(self._extend(tokens[:, None], owners, places, slots, cache)[:, 0])
+        return self.unembed(self._extend(tokens[:, None], owners, places, slots, cache)[:, 0])
 
     @torch.inference_mode()
     def score(
@@ -169,7 +191,21 @@ class ByteTransformer(nn.Module):
         Returns:
             Logits after each token, float ``[B, T, vocab]``.
         """
-        return self._logits(self._extend(tokens, owners, positions, slots, cache, is_future))
+        hidden = self.score_hidden(tokens, owners, positions, slots, cache, is_future)
+        return self.unembed(hidden)
+
+    @torch.inference_mode()
+    def score_hidden(
+        self,
+        tokens: Tensor,
+        owners: Tensor,
+        positions: Tensor,
+        slots: Tensor,
+        cache: KVCache,
+        is_future: Tensor | None = None,
+    ) -> Tensor:
+        """Score, but return the hidden states that ``unembed`` takes, ``[B, T, d_model]``."""
+        return self._extend(tokens, owners, positions, slots, cache, is_future)
 
     def _extend(
         self,
@@ -205,9 +241,6 @@ class ByteTransformer(nn.Module):
         """Return what a layer's feed-forward part adds; models with experts route here."""
         fed: Tensor = block.feed(x)
         return fed
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return functional.linear(self.norm(hidden), self.embed.weight)
 
 
 def future_of(positions: Tensor, max_len: int) -> Tensor:

@@ -6,6 +6,7 @@ table.py        what a step tells the device
 policies.py     what can be chosen: ``PlanPolicy``, ``HostLengths``
 gate.py         when the plan of a verify may start: ``PlanGate``
 drafter.py      what drafts: ``Drafter``, ``ChainDrafter``; lookup.py: ``LookupDrafter``
+heads.py        ``DraftHeads``, layers on the target model's hidden state; ``HeadsDrafter``
 stats.py        ``SpeculationStats``: how much was drafted, and how much of it accepted
 errors.py       what can go wrong
 """

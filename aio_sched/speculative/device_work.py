@@ -1,5 +1,7 @@
 """What the steps of speculative decoding do on the device."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -8,14 +10,27 @@ from aio_sched.engine.kv_cache import KVCache
 from aio_sched.engine.model import ByteTransformer
 from aio_sched.engine.sampling import choose, sample
 from aio_sched.engine.table import StepTable
-from aio_sched.speculative.drafter import Drafter, DraftStart
+from aio_sched.speculative.drafter import Drafter, DraftStart, HiddenDrafter
 from aio_sched.speculative.verify_inputs import VerifyInputs
 from buffers.access import Access
 from buffers.relay import RelayBuffer
 from streams.device import Device
 from streams.monitor import host_writes
 
-__all__ = ["DeviceWork"]
+__all__ = ["DeviceWork", "Verified"]
+
+
+class Verified(NamedTuple):
+    """What the target model says of the drafted tokens.
+
+    Attributes:
+        chosen: int64 ``[B, num_draft + 1]``, what it would write behind each token.
+        hidden: float ``[B, num_draft + 1, d_model]``, its hidden states there; None if the
+            drafter does not want them.
+    """
+
+    chosen: Tensor
+    hidden: Tensor | None
 
 
 class DeviceWork:
@@ -54,6 +69,9 @@ class DeviceWork:
         self.num_draft = num_draft
         self.drafter = drafter
         self._model = model
+        self._hidden_drafter = drafter if isinstance(drafter, HiddenDrafter) else None
+        if self._hidden_drafter:
+            self._hidden_drafter.attach(model, num_draft)
         drafter.allocate(config, limits.max_running, where)
         self._cache = KVCache(config, limits.max_running, device=where)
         self.inputs = VerifyInputs(config, limits.max_running, num_draft + 1, where)
@@ -77,15 +95,22 @@ class DeviceWork:
         relayed = (self.relay.access(field, rows) for field in self.relay.specs)
         return *self.target_rows(rows), *self.drafter.accesses(rows), *relayed
 
+    def kept_hidden(self, rows: tuple[int, ...]) -> tuple[Access, ...]:
+        """Name what a prefill of the target model writes for the drafter."""
+        return self.drafter.accesses(rows) if self._hidden_drafter else ()
+
     # Prefill ----------------------------------------------------------------
 
     @torch.inference_mode()
     def prefill(self, rows: Tensor) -> Tensor:
         """Read chunks with the target model; return the sampled tokens, int64 ``[P]``."""
         table = StepTable(rows)
-        logits = self._model.prefill(
+        hidden = self._model.prefill_hidden(
             table.tokens, table.slots, table.starts, table.lengths, self._cache
         )
+        if self._hidden_drafter:
+            self._hidden_drafter.keep_hidden(table.slots, hidden)
+        logits = self._model.unembed(hidden)
         ends = table.starts + table.lengths
         return sample(logits, table.temperatures, table.seeds, ends)
 
@@ -139,16 +164,21 @@ class DeviceWork:
         self.inputs.refill(start.last, drafted)
 
     @torch.inference_mode()
-    def verify(self, start: DraftStart) -> Tensor:
-        """Choose what the target model would write behind each token, int64 ``[B, num_draft + 1]``.
+    def verify(self, start: DraftStart) -> Verified:
+        """Choose what the target model would write behind each token.
 
         The same choice that it makes without drafts: by the same noise, if it draws.
         """
         inputs, table = self.inputs, start.table
         owners, positions = inputs.cells.unbind(0)
-        logits = self._model.score(
+        hidden = self._model.score_hidden(
             inputs.tokens, owners, positions, table.slots, self._cache, inputs.is_future
         )
+        chosen = self._choose(start, self._model.unembed(hidden))
+        return Verified(chosen, hidden if self._hidden_drafter else None)
+
+    def _choose(self, start: DraftStart, logits: Tensor) -> Tensor:
+        inputs, table = self.inputs, start.table
         if not start.draws:
             return logits.argmax(dim=-1)
         num_tokens = inputs.tokens.shape[1]
@@ -157,7 +187,7 @@ class DeviceWork:
         return choose(logits.flatten(0, 1), temperatures, noise).view(-1, num_tokens)
 
     @torch.inference_mode()
-    def accept(self, start: DraftStart, drafted: Tensor, chosen: Tensor) -> Tensor:
+    def accept(self, start: DraftStart, drafted: Tensor, verified: Verified) -> Tensor:
         """Publish how far each text has come, and its last token.
 
         Drafted tokens are accepted up to the first that the target model would not have
@@ -166,16 +196,21 @@ class DeviceWork:
         Returns:
             How many were accepted, and behind it ``chosen``: int64 ``[B, 1 + num_draft + 1]``.
         """
-        is_right = (drafted == chosen[:, :-1]).long()
-        accepted = is_right.cumprod(dim=1).sum(dim=1, keepdim=True)
+        chosen = verified.chosen
+        accepted = _num_accepted(drafted, chosen)[:, None]
         last = chosen.gather(1, accepted)[:, 0]
         lengths = start.lengths + accepted[:, 0] + 1
         self.relay.stash_rows(start.table.slots, tokens=last, lengths=lengths)
         return torch.cat((accepted, chosen), dim=1)
 
     @torch.inference_mode()
-    def extend_draft(self, start: DraftStart, drafted: Tensor, chosen: Tensor) -> None:
+    def extend_draft(self, start: DraftStart, drafted: Tensor, verified: Verified) -> None:
         """Let the drafter catch up."""
+        chosen, hidden = verified
+        if self._hidden_drafter and hidden is not None:
+            rows = torch.arange(hidden.shape[0], device=hidden.device)
+            last = hidden[rows, _num_accepted(drafted, chosen)]
+            self._hidden_drafter.keep_hidden(start.table.slots, last)
         self.drafter.extend(start, drafted, chosen)
 
     def _tell_of_zeros(self, device: Device, num_slots: int) -> None:
@@ -184,3 +219,8 @@ class DeviceWork:
         inputs = self.inputs.accesses("cells", "tokens", "is_future", "noise")
         for access in (*self.target_rows(rows), *self.drafter.accesses(rows), *inputs):
             host_writes(device, access)
+
+
+def _num_accepted(drafted: Tensor, chosen: Tensor) -> Tensor:
+    """Count the drafted tokens of each row up to the first wrong one, int64 ``[B]``."""
+    return (drafted == chosen[:, :-1]).long().cumprod(dim=1).sum(dim=1)

@@ -1,6 +1,6 @@
 """What drafts tokens: the protocol, and a small model that writes them one after another."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from aio_sched.speculative.errors import DraftModelError
 from aio_sched.speculative.verify_inputs import Cells
 from buffers.access import Access
 
-__all__ = ["ChainDrafter", "DraftStart", "Drafter"]
+__all__ = ["ChainDrafter", "DraftStart", "Drafter", "HiddenDrafter", "choose_next"]
 
 
 class DraftStart(NamedTuple):
@@ -75,6 +75,32 @@ class Drafter(Protocol):
         """
 
 
+@runtime_checkable
+class HiddenDrafter(Drafter, Protocol):
+    """A drafter that goes on from the target model's own hidden states.
+
+    A drafter with these two methods is given them; no other one pays for it.
+    """
+
+    def attach(self, target: ByteTransformer, num_draft: int) -> None:
+        """Learn for which model it drafts, once, before ``allocate``.
+
+        Raises:
+            DraftModelError: it cannot draft for that model, or not so many tokens.
+        """
+
+    def keep_hidden(self, slots: Tensor, hidden: Tensor) -> None:
+        """Keep the hidden state behind the last token that is kept of each row.
+
+        Torch work inside launches that declare ``accesses``: with the target model's prefill
+        of each chunk, and in front of ``extend``.
+
+        Args:
+            slots: int64 ``[B]``; 0 in padding rows.
+            hidden: float ``[B, d_model]``, which ``target.unembed`` takes.
+        """
+
+
 class ChainDrafter:
     """A smaller model that writes the drafted tokens one after another.
 
@@ -125,7 +151,7 @@ class ChainDrafter:
         tokens = [start.last]
         for number in range(num_tokens):
             logits = self._read(tokens[-1], start.cells, number, start.table)
-            tokens.append(self._choose(logits, start, number))
+            tokens.append(choose_next(logits, start, number))
         return torch.stack(tokens[1:], dim=1)
 
     def extend(self, start: DraftStart, drafted: Tensor, chosen: Tensor) -> None:
@@ -143,8 +169,19 @@ class ChainDrafter:
         )
         return self._model.score(tokens[:, None], owners, positions, table.slots, self._cache)[:, 0]
 
-    def _choose(self, logits: Tensor, start: DraftStart, number: int) -> Tensor:
-        if not start.draws:
-            return logits.argmax(dim=-1)
-        table = start.table
-        return sample(logits, table.temperatures, table.seeds, start.lengths + number + 1)
+
+def choose_next(logits: Tensor, start: DraftStart, number: int) -> Tensor:
+    """Choose drafted tokens by the noise that the target model draws with.
+
+    Args:
+        logits: float ``[B, vocab]``.
+        start: what the draft began with.
+        number: which of the drafted tokens, from 0.
+
+    Returns:
+        int64 ``[B]``.
+    """
+    if not start.draws:
+        return logits.argmax(dim=-1)
+    table = start.table
+    return sample(logits, table.temperatures, table.seeds, start.lengths + number + 1)

@@ -9,6 +9,7 @@ from aio_sched.engine.model import ByteTransformer
 from aio_sched.engine.pipeline import check_model
 from aio_sched.engine.text_engine import TextEngine
 from aio_sched.speculative.drafter import ChainDrafter, Drafter
+from aio_sched.speculative.heads import DraftHeads, HeadsDrafter
 from aio_sched.speculative.pipeline import SpeculativePipeline
 from aio_sched.speculative.policies import HostLengths, PlanPolicy
 from aio_sched.speculative.stats import SpeculationStats
@@ -30,10 +31,10 @@ class SpeculativeEngine(TextEngine[SpeculativePipeline]):
 
     Args:
         model: the built-in transformer, on ``device``.
-        draft: what drafts for it: a smaller model of the same vocabulary, or a ``Drafter``
-            that no other engine uses.
+        draft: what drafts for it: a smaller model of the same vocabulary, heads that were
+            trained for it, or a ``Drafter`` that no other engine uses.
         device: an open device; it stays open.
-        num_draft: tokens to draft for each request and step.
+        num_draft: tokens to draft for each request and step; of heads one for each layer.
         plan: where verifies are planned, a ``PlanPolicy`` by name.
         host_lengths: what the host knows of lengths, a ``HostLengths`` by name.
         max_running: as for ``Engine``.
@@ -46,14 +47,14 @@ class SpeculativeEngine(TextEngine[SpeculativePipeline]):
 
     Raises:
         DraftModelError: the draft model has another vocabulary, a smaller context, or is on
-            another device.
+            another device; heads have another width, or fewer layers than ``num_draft``.
         ValueError: as for ``Engine``, or ``num_draft`` is below 1, or no such policy.
     """
 
     def __init__(
         self,
         model: ByteTransformer,
-        draft: ByteTransformer | Drafter,
+        draft: ByteTransformer | DraftHeads | Drafter,
         device: Device,
         *,
         num_draft: int = 4,
@@ -72,7 +73,7 @@ class SpeculativeEngine(TextEngine[SpeculativePipeline]):
             raise ValueError(f"num_draft={num_draft} is below 1; use Engine to draft nothing")
         pipeline = SpeculativePipeline(
             model,
-            ChainDrafter(draft) if isinstance(draft, ByteTransformer) else draft,
+            _drafter_of(draft),
             device,
             limits,
             num_draft=num_draft,
@@ -98,3 +99,9 @@ class SpeculativeEngine(TextEngine[SpeculativePipeline]):
         await super().__aexit__(exc_type, exc, traceback)
         # Not if that raised: then the device may still be at work, and is given up as a whole.
         self.pipeline.close()
+
+
+def _drafter_of(draft: ByteTransformer | DraftHeads | Drafter) -> Drafter:
+    if isinstance(draft, ByteTransformer):
+        return ChainDrafter(draft)
+    return HeadsDrafter(draft) if isinstance(draft, DraftHeads) else draft

@@ -143,7 +143,8 @@ class SpeculativePipeline(RequestPipeline[SpeculativeBatch, HostCopy]):
     def _prefill(self, step: Step, inputs: SpeculativeBatch) -> HostCopy:
         work, table = self._work, inputs.table
         target, draft = self._target_rows(inputs), self._draft_rows(inputs)
-        tokens = step.launch(work.prefill, table, reads=target, writes=target)
+        kept = work.kept_hidden(rows_of(inputs.requests))
+        tokens = step.launch(work.prefill, table, reads=target, writes=(*target, *kept))
         complete = [
             request
             for request, completes in zip(inputs.requests, inputs.completes, strict=True)
@@ -162,13 +163,13 @@ class SpeculativePipeline(RequestPipeline[SpeculativeBatch, HostCopy]):
         read = work.inputs.accesses("cells", "tokens", "is_future", "noise")
         step.launch(work.refill, start, drafted, writes=work.inputs.accesses("tokens"))
         rows = self._target_rows(inputs)
-        chosen = step.launch(work.verify, start, reads=(*rows, *read), writes=rows)
+        verified = step.launch(work.verify, start, reads=(*rows, *read), writes=rows)
         use = self._relay.publishes(slots_of(inputs.requests), "tokens", "lengths")
-        accepted = step.watch(self._relay.launch(work.accept, start, drafted, chosen, uses=[use]))
+        accepted = step.watch(self._relay.launch(work.accept, start, drafted, verified, uses=[use]))
         # Enqueued here, so that neither the tokens nor the lengths wait for the drafter.
         output = step.copy_to_host(accepted)
         own = self._draft_rows(inputs)
-        step.launch(work.extend_draft, start, drafted, chosen, reads=own, writes=own)
+        step.launch(work.extend_draft, start, drafted, verified, reads=own, writes=own)
         return output
 
     def _draft(
