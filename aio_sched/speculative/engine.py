@@ -1,13 +1,14 @@
 """The front of speculative decoding."""
 
 from types import TracebackType
-from typing import Unpack
+from typing import Self, Unpack
 
 from aio_sched.config import SchedulerOptions
 from aio_sched.engine.admission import Limits
 from aio_sched.engine.model import ByteTransformer
 from aio_sched.engine.pipeline import check_model
 from aio_sched.engine.text_engine import TextEngine
+from aio_sched.errors import SchedulerClosedError
 from aio_sched.speculative.drafter import ChainDrafter, Drafter
 from aio_sched.speculative.heads import DraftHeads, HeadsDrafter
 from aio_sched.speculative.pipeline import SpeculativePipeline
@@ -83,12 +84,25 @@ class SpeculativeEngine(TextEngine[SpeculativePipeline]):
             strict=options.get("strict", False),
             name=f"{prefix}." if (prefix := options.get("name", "")) else "",
         )
-        super().__init__(pipeline, device, max_waiting=max_waiting, overlap=overlap, **options)
+        try:
+            super().__init__(pipeline, device, max_waiting=max_waiting, overlap=overlap, **options)
+        except BaseException:
+            pipeline.close()
+            raise
 
     @property
     def speculation(self) -> SpeculationStats:
         """What drafting has achieved so far."""
         return self.pipeline.stats
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await super().__aenter__()
+        except SchedulerClosedError:
+            raise  # it runs, or has run
+        except BaseException:
+            self.pipeline.close()
+            raise
 
     async def __aexit__(
         self,

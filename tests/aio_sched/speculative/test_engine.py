@@ -10,6 +10,7 @@ from aio_sched.engine.errors import RequestAbortedError, RequestFailedError
 from aio_sched.engine.requests import FinishReason, Request, SamplingParams
 from aio_sched.speculative.engine import SpeculativeEngine
 from aio_sched.speculative.lookup import LookupDrafter
+from streams.device import open_device
 from tests.aio_sched.engine.tiny import (
     LETTERS,
     TINY,
@@ -26,6 +27,7 @@ from tests.aio_sched.speculative.tiny import (
     NonsenseDrafter,
     draft_model,
     drafting,
+    engine_on,
     read,
 )
 
@@ -237,3 +239,13 @@ async def test_stopping_ends_what_runs_and_gives_the_streams_back() -> None:
         async for _ in engine.stream(request):
             break
     assert request.finish is FinishReason.ABORTED
+
+
+@pytest.mark.parametrize("refused", [{"max_waiting": -1}, {"depth": 0}, {"war_barrier": "bogus"}])
+async def test_refused_option_leaves_no_device_stream_behind(refused: dict[str, Any]) -> None:
+    """Whoever corrects it finds the names of the streams free."""
+    with open_device("sim") as device:
+        with pytest.raises(ValueError, match=next(iter(refused))):
+            async with engine_on(device, **refused):
+                raise AssertionError("it has started")
+        assert device.streams == ()
