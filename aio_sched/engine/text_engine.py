@@ -168,8 +168,8 @@ class TextEngine(Generic[P]):
             return None
         if not self.pipeline.takes_constraints:
             raise ConstraintError(
-                f"{type(self.pipeline).__name__} cannot write under a constraint; leave it out, or "
-                "ask an Engine without capture_experts"
+                f"{type(self.pipeline).__name__} cannot write under a constraint; leave the "
+                "constraint out, or submit to an Engine that was made without capture_experts"
             )
         return Guide(params.constraint)
 

@@ -248,5 +248,7 @@ def test_model_without_experts_is_refused() -> None:
 async def test_constraint_is_refused() -> None:
     """The tokens under a constraint are read by other steps than those that sample them."""
     async with running(MODEL, capture_experts=True) as engine:
-        with pytest.raises(ConstraintError):
+        with pytest.raises(
+            ConstraintError, match=r"ExpertPipeline .* made without capture_experts"
+        ):
             engine.submit(PROMPT, SamplingParams(max_tokens=4, constraint=Regex("a*")))
