@@ -3,9 +3,9 @@
     python -m benchmarks.disaggregated [rounds]
 
 Three texts run; a prompt of some 300 bytes comes every 150 ms, wants two tokens, and is read in
-chunks. Beside each other, in turns: one engine that puts a decode step between two chunks, and two
-processes with a hand-over, a core for each. Every process has one torch thread. Figures are the
-medians of the rounds, with the least and the most behind them. A column says how many long
+chunks. Beside each other, in turns: one engine that puts a decode step between two chunks, the same
+with two torch threads (so that it may use both cores, too), and two processes with a hand-over, a
+core for each. Figures are the medians of the rounds, with the least and the most behind them. A column says how many long
 prompts were done, because not reading them would be the easiest way to be quick; the last
 one is how late the loop ran that takes requests, hand-overs included.
 
@@ -21,6 +21,7 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import pairwise
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -91,8 +92,8 @@ async def _run(engine: TextEngine[Any], *, with_long: bool) -> Figures:
 
 
 @asynccontextmanager
-async def _together() -> AsyncIterator[TextEngine[Any]]:
-    with open_device("cpu") as device:
+async def _together(threads: int) -> AsyncIterator[TextEngine[Any]]:
+    with open_device("cpu", threads=threads) as device:
         async with Engine(load_model(), device, max_running=_MAX_RUNNING) as engine:
             yield engine
 
@@ -125,7 +126,11 @@ async def _decode(address: str) -> None:
                 await serving
 
 
-_SIDES = {"one engine": _together, "two processes": _apart}
+_SIDES = {
+    "one engine": partial(_together, 1),
+    "one engine, two threads": partial(_together, 2),
+    "two processes": _apart,
+}
 
 
 async def main(rounds: str = "5") -> None:
