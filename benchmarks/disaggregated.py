@@ -5,9 +5,9 @@
 Three texts run; a prompt of some 300 bytes comes every 150 ms, wants two tokens, and is read in
 chunks. Beside each other, in turns: one engine that puts a decode step between two chunks, the same
 with two torch threads (so that it may use both cores, too), and two processes with a hand-over, a
-core for each. Figures are the medians of the rounds, with the least and the most behind them. A column says how many long
-prompts were done, because not reading them would be the easiest way to be quick; the last
-one is how late the loop ran that takes requests, hand-overs included.
+core for each. Figures are the medians of the rounds, with the least and the most behind them. A
+column says how many long prompts were done, because not reading them would be the easiest way to be
+quick; the last one is how late the loop ran that takes requests, hand-overs included.
 
 Expected before the first run: in one engine a gap is a decode step and, half of the time or more,
 a prefill of a chunk; so its median is their sum, and that of two processes is a decode step, some
