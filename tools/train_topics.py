@@ -251,7 +251,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the windows")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
-    parser.add_argument("--compile", action="store_true", help="1.4x faster; needs a C++ compiler")
 
 
 def main() -> None:
@@ -262,6 +261,7 @@ def main() -> None:
     )
     add_options(parser)
     parser.add_argument("--draft", action="store_true", help="train the model that drafts")
+    parser.add_argument("--compile", action="store_true", help="1.4x faster; needs a C++ compiler")
     parser.add_argument("--resume", action="store_true", help="go on from the weights in OUT")
     args = parser.parse_args()
     args.out = args.out or (DRAFT if args.draft else TOPICS)

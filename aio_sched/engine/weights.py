@@ -35,6 +35,8 @@ DRAFT = TOPICS.with_name("topics-draft.safetensors")
 HEADS = TOPICS.with_name("topics-heads.safetensors")
 """The weights of draft heads for the first one, trained by ``tools/train_heads.py``."""
 
+_SCRIPTS = "tools/train_topics.py (draft heads: tools/train_heads.py)"
+
 
 class WeightsError(AioSchedError, ValueError):
     """A weights file is missing, damaged, or not one of ours."""
@@ -145,8 +147,8 @@ def check_tensors(path: Path, model: nn.Module, tensors: Mapping[str, Tensor]) -
 def refuse(path: Path, problem: str, cause: BaseException | None = None) -> NoReturn:
     """Raise a ``WeightsError`` that says what to do about a file."""
     remedy = (
-        "reinstall aio-sched, or train it anew with tools/train_topics.py"
+        f"reinstall aio-sched, or train it anew with {_SCRIPTS}"
         if path in (TOPICS, DRAFT, HEADS)
-        else "pass a file written by tools/train_topics.py, or no path for the weights that we ship"
+        else f"pass a file written by {_SCRIPTS}, or no path for the weights that we ship"
     )
     raise WeightsError(f"cannot load the weights file {path}: {problem}; {remedy}") from cause

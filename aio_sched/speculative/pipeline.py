@@ -150,8 +150,9 @@ class SpeculativePipeline(RequestPipeline[SpeculativeBatch, HostCopy]):
             for request, completes in zip(inputs.requests, inputs.completes, strict=True)
             if completes
         ]
-        use = self._relay.publishes(slots_of(complete), "tokens", "lengths")
-        step.watch(self._relay.launch(work.publish_prompts, table, tokens, uses=[use]))
+        if complete:
+            use = self._relay.publishes(slots_of(complete), "tokens", "lengths")
+            step.watch(self._relay.launch(work.publish_prompts, table, tokens, uses=[use]))
         output = step.copy_to_host(tokens)
         step.launch(work.prefill_draft, table, reads=draft, writes=draft)
         return output

@@ -9,9 +9,11 @@ from aio_sched.engine.model import ByteTransformer
 from aio_sched.engine.requests import Request, SamplingParams
 from aio_sched.speculative.drafter import Drafter
 from aio_sched.speculative.engine import SpeculativeEngine
+from aio_sched.speculative.heads import HeadsDrafter
 from aio_sched.testing import Trial
 from tests.aio_sched.engine.tiny import assert_at_rest
 from tests.aio_sched.speculative.tiny import MuteDrafter, draft_model, engine_on
+from tests.aio_sched.speculative.tiny_heads import tiny_heads
 
 __all__ = [
     "SHIPPED",
@@ -19,6 +21,7 @@ __all__ = [
     "speculative_planned_behind_the_draft",
     "speculative_planned_in_between",
     "speculative_with_aborts",
+    "speculative_with_heads",
     "speculative_without_host_lengths",
 ]
 
@@ -43,6 +46,11 @@ async def speculative_planned_in_between(trial: Trial) -> Any:
     return await _served(trial, _engine(trial, plan="off"))
 
 
+async def speculative_with_heads(trial: Trial) -> Any:
+    """The same, drafted from hidden states that the model leaves behind prompts and verifies."""
+    return await _served(trial, _engine(trial, HeadsDrafter(tiny_heads())))
+
+
 async def speculative_with_aborts(trial: Trial) -> Any:
     """Continue texts whose readers leave after some tokens."""
     engine = _engine(trial)
@@ -59,6 +67,7 @@ SHIPPED = (
     speculative_planned_behind_the_draft,
     speculative_planned_in_between,
     speculative_with_aborts,
+    speculative_with_heads,
 )
 
 
