@@ -100,6 +100,30 @@ def test_request_aborted_during_an_exchange_keeps_its_rows_for_the_step() -> Non
     assert aborted.model.kinds[0] == other.model.kinds[0] == "prefill"
 
 
+def test_request_whose_slot_comes_free_during_an_exchange_does_not_sleep() -> None:
+    """No wake-up tells of it: its rank says that it has more, and the ranks stay awake."""
+
+    async def traffic(served: ServedRank) -> None:
+        if served.number == 1:
+            return
+        first, second, third = (served.submit([1, 2, 3 + number], 5) for number in range(3))
+        group = served.engine.pipeline.group
+        gather_info = group.gather_info
+
+        async def aborting(kind: str, values: Any, **options: Any) -> Any:
+            rows = await gather_info(kind, values, **options)
+            if kind == "prefill":
+                served.engine.abort(first)
+                served.engine.abort(second)
+            return rows
+
+        group.gather_info = aborting  # type: ignore[method-assign]  # what was negotiated is gone
+        await asyncio.wait_for(read_all(served, [third]), 2.0)
+        assert_right(served.model, third)
+
+    in_step(2, traffic, lambda rank: {"delayer": DELAYER})
+
+
 def test_rank_whose_block_fails_is_lost_to_the_others_at_once() -> None:
     """They do not wait for the deadline of their exchange."""
 
