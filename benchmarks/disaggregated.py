@@ -19,8 +19,8 @@ import asyncio
 import statistics
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from tempfile import TemporaryDirectory
@@ -126,7 +126,7 @@ async def _decode(address: str) -> None:
                 await serving
 
 
-_SIDES = {
+_SIDES: dict[str, Callable[[], AbstractAsyncContextManager[TextEngine[Any]]]] = {
     "one engine": partial(_together, 1),
     "one engine, two threads": partial(_together, 2),
     "two processes": _apart,
