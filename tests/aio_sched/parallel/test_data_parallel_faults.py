@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from aio_sched.engine.errors import RequestFailedError
 from aio_sched.engine.requests import FinishReason, Request
 from aio_sched.errors import SchedulerClosedError
 from aio_sched.parallel.consensus import RankDivergedError
-from aio_sched.parallel.delayer import DelayerLimits
+from aio_sched.parallel.delayer import DelayerLimits, RankReport
 from aio_sched.parallel.engine import DataParallelEngine
 from aio_sched.parallel.errors import RankLostError, RankMismatchError
 from aio_sched.parallel.global_batch import RankState
@@ -210,6 +211,33 @@ def check(seeds: range) -> None:
 def test_rank_that_misbehaves_is_named_and_nobody_hangs() -> None:
     """Of 2 to 8 ranks one dies, hangs, skips, sends or reads something else."""
     check(range(50))
+
+
+def test_rank_that_decides_otherwise_about_prefills_is_named() -> None:
+    """Though it runs what the others run: its next such decision might let them wait for it."""
+
+    async def traffic(served: ServedRank) -> None:
+        group = served.engine.pipeline.group
+        gather_info = group.gather_info
+
+        async def gather(kind: str, values: Any, **options: Any) -> Any:
+            rows = await gather_info(kind, values, **options)
+            return tuple((0, *row[1:]) for row in rows) if kind == "prefill" else rows
+
+        if served.number == 2:  # to it, no rank ever has a prompt
+            group.gather_info = gather  # type: ignore[method-assign]  # a fault
+        await asyncio.sleep(0.001 * served.number)
+        if served.number < 2:
+            await read_all(served, [served.submit([1, 2, 3], 30)])
+        await asyncio.sleep(1.0)
+
+    assert RankReport._fields[0] == "prefillable"
+    errors = run_ranks(3, traffic, options=lambda rank: {"delayer": DELAYER})
+    for error in errors[:2]:
+        assert isinstance(error, RequestFailedError)
+        assert isinstance(error.__cause__, RankDivergedError)
+        assert error.__cause__.ranks == (2,)
+    assert isinstance(errors[2], RankDivergedError)
 
 
 @pytest.mark.slow
