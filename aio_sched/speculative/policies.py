@@ -43,7 +43,8 @@ class HostLengths(_Named):
 
     EXACT = "exact"
     """It waits for what the step before publishes, in the middle of that step's forward, so
-    that no step works for a text that is complete."""
+    that no step works for a text that has its length. Of one that ended by its bytes (a stop
+    text, the end of text) it learns with the tokens, perhaps a step later."""
     NONE = "none"
     """It never waits, and plans for the least that each step gives: one token. Steps that
     are in flight when a text is complete are wasted."""

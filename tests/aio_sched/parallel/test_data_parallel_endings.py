@@ -9,7 +9,7 @@ import pytest
 from aio_sched.engine.requests import FinishReason, Request
 from aio_sched.errors import SchedulerClosedError
 from aio_sched.parallel.delayer import DelayerLimits
-from aio_sched.parallel.errors import RankLostError
+from aio_sched.parallel.errors import RankLostError, RankMismatchError
 from streams.simulated import Latch
 from tests.aio_sched.engine.test_pipeline import BrokenRing
 from tests.aio_sched.engine.tiny import assert_right
@@ -262,3 +262,18 @@ def test_rank_whose_device_hangs_leaves_all_the_same() -> None:
     lost, gone = run_ranks(2, traffic, options=lambda rank: {"farewell_s": 0.01})
     assert isinstance(lost, RankLostError)
     assert (gone, left) == (None, [True])
+
+
+@pytest.mark.parametrize("name", ["max_running", "prefill_rows", "chunk"])
+def test_ranks_of_different_sizes_are_told_at_the_first_step(name: str) -> None:
+    """The rank and its settings are named, and no model has run."""
+
+    async def traffic(served: ServedRank) -> None:
+        error = await cause_of(served, served.submit([1, 2, 3]))
+        assert isinstance(error, RankMismatchError)
+        assert error.ranks == (1,)
+        assert f"{name}={SIZES[name] + served.number}" in str(error)
+        assert served.model.kinds == []
+
+    errors = run_ranks(2, traffic, options=lambda rank: {name: SIZES[name] + rank})
+    assert all(isinstance(error, RankMismatchError) for error in errors)
