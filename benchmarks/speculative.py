@@ -29,6 +29,7 @@ from aio_sched import Engine, SamplingParams, load_model, open_device
 from aio_sched.engine.text_engine import TextEngine
 from aio_sched.engine.weights import load_draft
 from aio_sched.speculative.engine import SpeculativeEngine
+from aio_sched.speculative.heads import load_heads
 from aio_sched.speculative.lookup import LookupDrafter
 from streams.device import Device
 
@@ -85,9 +86,9 @@ def prompts_of(number: int) -> list[bytes]:
 
 def ways_of(max_running: int, num_drafts: Sequence[int]) -> list[Way]:
     """Return the ways to compare; plain decoding first."""
-    target, draft = load_model(), load_draft()
+    target, draft, heads = load_model(), load_draft(), load_heads()
 
-    def speculative(num_draft: int, **options: Any) -> Make:
+    def speculative(num_draft: int, draft: Any = draft, **options: Any) -> Make:
         return lambda device: SpeculativeEngine(
             target, draft, device, num_draft=num_draft, max_running=max_running, **options
         )
@@ -101,6 +102,7 @@ def ways_of(max_running: int, num_drafts: Sequence[int]) -> list[Way]:
         Way("draft 4, whole_draft", speculative(4, plan="whole_draft")),
         Way("draft 4, plan off", speculative(4, plan="off")),
         Way("draft 4, no host lengths", speculative(4, host_lengths="none")),
+        *(Way(f"heads {k}", speculative(k, heads)) for k in (2, 4)),
         Way("lookup 4", lookup),
     ]
 

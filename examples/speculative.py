@@ -1,10 +1,10 @@
-"""A small model drafts tokens that the large one verifies, under each policy of planning.
+"""A small model, or heads on the large one, draft tokens that the large one verifies.
 
 python examples/speculative.py [auto | cpu | cuda] [timeline.svg]
 
-The texts are the same without drafts and with them; what differs is how many forwards of the
-large model they take. In the timeline, verifies are planned beside the draft, on a device stream
-of their own, and the lengths go to the host while the drafter catches up.
+Under each policy of planning the texts are the same as without drafts; what differs is how many
+forwards of the large model they take. In the timeline, verifies are planned beside the draft, on a
+device stream of their own, and the lengths go to the host while the drafter catches up.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from aio_sched import (
     SpeculativeEngine,
     TraceRecorder,
     load_draft,
+    load_heads,
     load_model,
     open_device,
 )
@@ -32,11 +33,12 @@ Make = Callable[[Device, tuple[TraceRecorder, ...]], Any]
 
 
 def ways(device: Device) -> dict[str, Make]:
-    """Return how to make an engine that drafts nothing, and one of each policy."""
+    """Return how to make an engine that drafts nothing, one of each policy, and one with heads."""
     model = load_model(device=device.torch_device)
     draft = load_draft(device=device.torch_device)
+    heads = load_heads(device=device.torch_device)
 
-    def drafting(plan: str) -> Make:
+    def drafting(plan: str, draft: Any = draft) -> Make:
         return lambda device, monitors: SpeculativeEngine(
             model, draft, device, num_draft=4, plan=plan, max_running=2, monitors=monitors
         )
@@ -47,6 +49,7 @@ def ways(device: Device) -> dict[str, Make]:
             model, device, max_running=2, monitors=monitors
         ),
         **{plan: drafting(plan) for plan in plans},
+        "targeted, heads": drafting("targeted", heads),
     }
 
 

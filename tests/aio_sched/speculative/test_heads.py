@@ -226,7 +226,7 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
     """A model is no stack of heads, nor is what is not there."""
     with pytest.raises(WeightsError, match="its metadata describes no draft heads"):
         load_heads(DRAFT)
-    with pytest.raises(WeightsError, match=r"its config .* is invalid"):
+    with pytest.raises(WeightsError, match="it lacks the tensors blocks"):
         load_model(HEADS)
     with pytest.raises(WeightsError, match="there is no such file; pass a file written by"):
         load_heads(tmp_path / "none")
