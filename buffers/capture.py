@@ -109,7 +109,7 @@ class CaptureCache:
             start: the first of these rows in the whole batch.
 
         Raises:
-            CaptureOverflowError: the batch has too many rows.
+            CaptureOverflowError: the batch has too many rows, or ``start`` is negative.
             ShapeError: the shapes differ.
         """
         if slots.shape != positions.shape:
@@ -118,6 +118,8 @@ class CaptureCache:
                 "give one of each per row"
             )
         stop = start + slots.numel()
+        if start < 0:
+            raise CaptureOverflowError(f"rows {start} to {stop} are no rows of a batch")
         self._check_room(stop)
         places = torch.stack((slots.flatten(), positions.flatten()), dim=1)
         self._memory["places"][start:stop] = places

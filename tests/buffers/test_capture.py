@@ -173,6 +173,9 @@ def test_rows_before_the_batch_are_refused() -> None:
         for rows in (slice(-1, 2), slice(2, 1)):
             with pytest.raises(CaptureOverflowError, match="are no rows of a batch"):
                 cache.take(rows, stream=stream)
+        places = torch.ones(3, dtype=torch.int64)
+        with pytest.raises(CaptureOverflowError, match="rows -4 to -1 are no rows of a batch"):
+            cache.place(places, places, start=-4)
 
 
 def test_take_needs_a_stream() -> None:
