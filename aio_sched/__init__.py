@@ -50,7 +50,7 @@ from aio_sched.loop_lag import LoopLagMonitor
 from aio_sched.metrics import SchedulerStats
 from aio_sched.monitor import SchedulerMonitor
 from aio_sched.parallel import *
-from aio_sched.speculative.drafter import Drafter
+from aio_sched.speculative.drafter import Drafter, HiddenDrafter
 from aio_sched.speculative.engine import SpeculativeEngine
 from aio_sched.speculative.errors import DraftModelError
 from aio_sched.speculative.heads import DraftHeads, HeadsDrafter, load_heads
@@ -71,6 +71,7 @@ __all__ = [
     "EngineBusyError",
     "FinishReason",
     "HeadsDrafter",
+    "HiddenDrafter",
     "HostCopy",
     "Inbox",
     "InboxFullError",
