@@ -45,6 +45,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs an accelerator that torch can use")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_of_torch() -> Iterator[None]:
+    """Compute on the thread that calls: for so little, threads would only wait for each other.
+
+    Besides, the last bits of an operation may depend on how many share it.
+    """
+    import torch
+
+    former = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(former)
+
+
 @pytest.fixture(autouse=True)
 def no_threads_left() -> Iterator[None]:
     """Fail a test after which a thread that it started would keep the process alive."""

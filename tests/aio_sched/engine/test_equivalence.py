@@ -5,13 +5,10 @@ sequential one, both write what a plain forward of the whole text says, and noth
 """
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Literal
 
-import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -210,15 +207,6 @@ async def play(trace: Trace, *, overlap: bool) -> list[Request]:
         for client in clients:
             await client.ended()
     return [client.request for client in clients]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute the reference with one thread: so small a model is slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @given(traces)

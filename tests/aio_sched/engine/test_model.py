@@ -36,9 +36,8 @@ def shipped() -> ByteTransformer:
 
 @pytest.fixture(autouse=True)
 def restored_threads() -> Iterator[None]:
-    """Use one thread in each operation unless a test wants more, and leave no change behind."""
+    """Leave no change behind if a test wants more than one thread in each operation."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
