@@ -36,7 +36,7 @@ def test_engines_serve_all_with_and_without_a_delayer() -> None:
     """The real engines run in step, and the delayer refuses some of their prefills."""
     on = DelayerLimits(8, enabled=True)
     figures = [
-        prefill_delayer_engines.serve(2, 20.0, 4, limits, 0) for limits in (DelayerLimits(8), on)
+        prefill_delayer_engines.serve(2, 20.0, 4, limits, 2) for limits in (DelayerLimits(8), on)
     ]
     assert figures[0].refused == 0 < figures[1].refused
 
