@@ -27,12 +27,16 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is imported by now out of the collections that end each async test.
+    """Compute on one thread; leave what is imported out of collections that end async tests.
 
     Collecting all of torch takes a tenth of a second; what one test made, a millisecond.
     """
     gc.collect()
     gc.freeze()
+    if "torch" in sys.modules:
+        # For so little, threads would only wait for each other; and the last bits of an
+        # operation may depend on how many share it.
+        sys.modules["torch"].set_num_threads(1)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -43,20 +47,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     if not torch.accelerator.is_available():
         pytest.skip("needs an accelerator that torch can use")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread_of_torch() -> Iterator[None]:
-    """Compute on the thread that calls: for so little, threads would only wait for each other.
-
-    Besides, the last bits of an operation may depend on how many share it.
-    """
-    import torch
-
-    former = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(former)
 
 
 @pytest.fixture(autouse=True)
