@@ -8,6 +8,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 # A process per core, but not more than 4: each of them imports torch.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+# For tests that take minutes: the fault handler must not end them as hung.
+LONG := -o faulthandler_timeout=3600
 PACKAGES := aio_sched streams buffers aio_sched_pytest.py
 TYPED := $(PACKAGES) $(wildcard tests examples benchmarks tools)
 
@@ -48,7 +50,7 @@ coverage: $(INSTALLED)
 	$(PYTEST) --cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 faults: $(INSTALLED)
-	$(PYTEST) tests/faults -m "slow or not slow" $(ARGS)
+	$(PYTEST) $(LONG) tests/faults -m "slow or not slow" $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -66,10 +68,10 @@ bench: $(INSTALLED)
 
 # Not all of -m soak: those that explore schedules in virtual time.
 explore: $(INSTALLED)
-	$(PYTEST) -m "slow or soak" tests/hazards tests/streams/hazards $(ARGS)
+	$(PYTEST) $(LONG) -m "slow or soak" tests/hazards tests/streams/hazards $(ARGS)
 
 ranks: $(INSTALLED)
-	$(BIN)/python -m pytest -m "slow or soak" tests/aio_sched/parallel/test_rank_processes.py $(ARGS)
+	$(BIN)/python -m pytest $(LONG) -m "slow or soak" tests/aio_sched/parallel $(ARGS)
 	$(BIN)/python -m benchmarks.rank_groups
 
 gpu: $(INSTALLED)
